@@ -1,7 +1,8 @@
-//! How much memory an allocator holds: resident bytes of a process of its own, beside what was
-//! asked for.
+//! How much memory an allocator holds: the resident memory of a process, compared to the bytes that
+//! the process requested.
 //!
-//! Each figure takes a fresh process, as memory of another allocator's past would be counted too.
+//! Each figure needs a process of its own. Otherwise it would include memory that another allocator
+//! has kept.
 
 use std::alloc::Layout;
 use std::time::{Duration, Instant};
@@ -10,21 +11,23 @@ use testkit::Random;
 
 use crate::memory::requests::{free, layout, log_uniform};
 
-/// Bytes that are asked for.
+/// Bytes that a workload requests.
 const BYTES: usize = 64 << 20;
 
-/// The workload before resident memory is measured.
+/// A workload, after which resident memory is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Footprint {
     /// 64 MiB in objects of 16 to 2,048 bytes, all touched: resident over requested, in percent.
     Fill,
-    /// The same; then half of the objects freed at random, and as many bytes asked for in objects
-    /// of 64 to 8,192 bytes, five times: resident over requested, in percent.
+    /// As `Fill`, then five rounds: frees half of the objects at random, and requests the same
+    /// number of bytes again, in objects of 64 to 8,192 bytes or 16 to 2,048 bytes in turn.
+    /// Resident over requested, in percent.
     Churn,
-    /// A small program, which allocates a little of everything: resident kilobytes of its process.
+    /// 400 objects of 16 to 2,011 bytes, as a small program has: resident kilobytes of the process.
     Startup,
-    /// 64 MiB as above, freed; then two purge delays of ours, in which the program allocates a
-    /// little every two milliseconds: what is still there, in percent of the peak.
+    /// Fills 64 MiB and frees all of it. For twice the purge delay of `hosted` it then allocates
+    /// and frees a little every two milliseconds. The memory still resident, in percent of the
+    /// peak.
     GiveBack,
 }
 
@@ -32,7 +35,7 @@ impl Footprint {
     /// All of them, in the order of the table.
     pub const ALL: [Self; 4] = [Self::Fill, Self::Churn, Self::Startup, Self::GiveBack];
 
-    /// Returns the name in tables and JSON.
+    /// Returns the name of the workload in tables and JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Fill => "mem-fill",
@@ -50,10 +53,11 @@ impl Footprint {
         }
     }
 
-    /// Returns the figure of this process, which has done nothing before, on `allocator`.
+    /// Runs the workload on `allocator`, and returns its figure. The process has run nothing else
+    /// before.
     pub fn run<A: std::alloc::GlobalAlloc + ?Sized>(self, allocator: &A) -> f64 {
         let before = resident() as f64;
-        // Touched at once, as what the list of objects takes is not the allocator's.
+        // The list of objects is touched at once, so that its memory can be subtracted.
         let mut live = vec![(std::ptr::without_provenance_mut(1), layout(1, 1)); 1 << 20];
         live.clear();
         let mut held = Held { live, bytes: 0, random: Random::new(53) };
@@ -95,7 +99,7 @@ impl Footprint {
     }
 }
 
-/// Objects that are alive.
+/// The objects that the workload holds.
 struct Held {
     live: Vec<(*mut u8, Layout)>,
     bytes: usize,
@@ -140,5 +144,5 @@ impl Held {
 fn resident() -> usize {
     let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages = text.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok());
-    pages.expect("Linux says so in the second field") * page_frame::PAGE_SIZE
+    pages.expect("the second field is the number of resident pages") * page_frame::PAGE_SIZE
 }

@@ -1,7 +1,7 @@
-//! Workloads for allocators of any size, by name. [`crate::memory::collections`] has those that
-//! allocate through the standard library.
+//! Workloads for allocators of memory of any size, by name. [`crate::memory::collections`] has the
+//! workloads that allocate through the standard library.
 //!
-//! The first word of each allocation is written where objects stay for a while, as a program would.
+//! Workloads that hold objects for a while write the first word of each, as a program would.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::hint::black_box;
@@ -14,47 +14,48 @@ use crate::memory::requests::{allocate, free, layout, log_uniform, touch};
 use crate::memory::server;
 use crate::ring::Ring;
 
-/// Operations of a loop.
+/// Number of operations whose mean time is measured.
 const OPERATIONS: usize = 1_000_000;
-/// Single operations that are timed.
+/// Number of operations that are timed one by one, for the tail of the distribution.
 const TAIL: usize = 50_000;
-/// Allocations of a bulk.
+/// Number of allocations of a bulk.
 const BULK: usize = 10_000;
-/// Bytes up to which a vector grows, and how many grow at once.
+/// The largest size in bytes of a vector that grows.
 const GROWN_BYTES: usize = 256 << 10;
+/// Number of vectors that grow in turn.
 const GROWING: usize = 64;
 
 /// The order in which a bulk is freed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// The last first.
+    /// The allocation made last is freed first.
     Lifo,
-    /// The first first.
+    /// The allocation made first is freed first.
     Fifo,
-    /// Any.
+    /// At random.
     Random,
 }
 
 /// A workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Workload {
-    /// Allocates and frees the same size, hot.
+    /// Allocates and frees this number of bytes again and again.
     Pair(usize),
     /// Holds this number of allocations of 16 to 2,048 bytes and replaces a random one; time per
     /// replacement.
     Actions(usize),
     /// Holds 100 allocations aligned to 64 bytes to 4 KiB and replaces a random one.
     Aligned,
-    /// 64 vectors grow in turn at random, by half, from 16 bytes to 256 KiB; time per `realloc`.
+    /// Grows a random one of 64 vectors by half, from 16 bytes to 256 KiB; time per `realloc`.
     ReallocGrow,
     /// Allocates zeroed memory of 16 bytes to 16 KiB and frees it.
     Zeroed,
-    /// Allocates 10,000 times 8 to 512 bytes, then frees all; time per allocation.
+    /// Makes 10,000 allocations of 8 to 512 bytes, then frees all; time per allocation.
     Bulk(Order),
     /// One thread allocates 8 to 512 bytes, another frees; CPU time per allocation.
     Handoff,
-    /// Two threads serve requests and free some of each other's memory, see `server.rs`; CPU time
-    /// per buffer.
+    /// Two threads serve requests and free some of each other's memory (`server.rs`); CPU time per
+    /// buffer.
     Server,
 }
 
@@ -79,7 +80,7 @@ impl Workload {
         Self::Server,
     ];
 
-    /// Returns the name in tables and JSON.
+    /// Returns the name of the workload in tables and JSON.
     pub fn name(self) -> String {
         match self {
             Self::Pair(size) => format!("pair-{size}"),
@@ -96,7 +97,8 @@ impl Workload {
         }
     }
 
-    /// Whether it can run without an allocator: memory that is copied or zeroed has to be there.
+    /// Returns whether the workload also runs on the floor, which does nothing and so measures the
+    /// harness. It does not if the allocator must copy or zero memory.
     pub fn has_floor(self) -> bool {
         !matches!(self, Self::ReallocGrow | Self::Zeroed)
     }
@@ -119,8 +121,8 @@ pub fn run<A: GlobalAlloc + Sync>(allocator: &A, workload: Workload) -> Sample {
         Workload::ReallocGrow => realloc_grow(allocator),
         Workload::Zeroed => zeroed(allocator),
         Workload::Bulk(order) => bulk(allocator, order),
-        Workload::Handoff => mean_alone(handoff(allocator)),
-        Workload::Server => mean_alone(server::run(allocator)),
+        Workload::Handoff => mean_only(handoff(allocator)),
+        Workload::Server => mean_only(server::run(allocator)),
     }
 }
 
@@ -160,7 +162,7 @@ fn touch_if_large(start: *mut u8, layout: Layout) {
     }
 }
 
-/// Vectors that lie between one another, so that growing in place is the exception that it is in a
+/// Grows vectors that lie between one another, so that few of them can grow in place, as in a
 /// program.
 fn realloc_grow<A: GlobalAlloc>(allocator: &A) -> Sample {
     const FIRST_BYTES: usize = 16;
@@ -175,7 +177,7 @@ fn realloc_grow<A: GlobalAlloc>(allocator: &A) -> Sample {
             (*start, *size) = (new(), FIRST_BYTES);
             return;
         }
-        // SAFETY: allocated with this layout; the old address is not used again.
+        // SAFETY: allocated with this layout, and the old address is not used again.
         let moved = unsafe { allocator.realloc(*start, layout(*size, 8), larger) };
         assert!(!moved.is_null(), "the workload uses little memory");
         (*start, *size) = (moved, larger);
@@ -192,7 +194,7 @@ fn zeroed<A: GlobalAlloc>(allocator: &A) -> Sample {
         // SAFETY: not empty.
         let start = black_box(unsafe { allocator.alloc_zeroed(layout) });
         assert!(!start.is_null(), "the workload uses little memory");
-        // SAFETY: at least 16 bytes, zero, ours.
+        // SAFETY: just allocated, with at least 16 bytes, which are zero.
         let first = unsafe { start.cast::<u64>().read() };
         assert_eq!(first, 0);
         touch(start);
@@ -220,7 +222,7 @@ fn bulk<A: GlobalAlloc>(allocator: &A, order: Order) -> Sample {
             free(allocator, held[*index], layouts[*index]);
         }
     };
-    // The first bulk brings memory in and is not counted.
+    // The first bulk is not counted: the allocator gets its memory from the system.
     one_bulk(0);
     let start = CpuTime::now();
     let mut bulks = 0;
@@ -256,8 +258,8 @@ fn handoff<A: GlobalAlloc + Sync>(allocator: &A) -> f64 {
     })
 }
 
-/// Threads have a mean only: single operations would be timed while the other thread is
-/// interrupted.
-fn mean_alone(mean_ns: f64) -> Sample {
+/// Returns a sample without a tail, for workloads of two threads: an operation timed by itself
+/// would include the time for which the other thread is interrupted.
+fn mean_only(mean_ns: f64) -> Sample {
     Sample { mean_ns, p999_ns: f64::NAN, max_ns: f64::NAN }
 }

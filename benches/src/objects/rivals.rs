@@ -1,4 +1,5 @@
-//! Published object allocators, and general ones as yardsticks for a fixed size.
+//! The rivals of the object caches: published object allocators, and general allocators that get
+//! requests of one size.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr::NonNull;
@@ -33,31 +34,32 @@ pub(crate) fn all() -> Vec<(&'static str, Make)> {
     all
 }
 
-/// An allocator of any size, asked for one.
+/// An allocator of memory of any size, which gets requests of one layout.
 struct General<G>(G, Layout);
 
-// SAFETY: what a global allocator returns for the layout is the caller's.
+// SAFETY: a global allocator returns memory of the layout that no other code uses.
 unsafe impl<G: GlobalAlloc + Sync> Objects for General<G> {
     #[inline]
     fn allocate(&self) -> NonNull<u8> {
         // SAFETY: the workloads' layouts are not empty.
         let object = unsafe { self.0.alloc(self.1) };
-        // The compiler knows the system's allocator and would leave out what nobody looks at.
+        // The compiler knows the system's allocator, and would remove allocations that are not
+        // used.
         NonNull::new(std::hint::black_box(object)).expect("the workloads use little memory")
     }
 
     #[inline]
     unsafe fn free(&self, object: NonNull<u8>) {
-        // SAFETY: the caller's clause; allocated with the same layout.
+        // SAFETY: by the caller's clause allocated by this allocator, with the same layout.
         unsafe { self.0.dealloc(object.as_ptr(), self.1) };
     }
 }
 
-/// `slabmalloc` in a spin mutex, with pages from the system's allocator, as its own example has it.
+/// `slabmalloc` in a spin mutex, with pages from the system's allocator, as in its own example.
 struct SlabMalloc {
     zone: SpinMutex<ZoneAllocator<'static>>,
     layout: Layout,
-    /// The pages taken, to be freed at the end: `slabmalloc` gives none back by itself.
+    /// The pages taken, which `drop` frees: `slabmalloc` returns no page by itself.
     pages: SpinMutex<Vec<(NonNull<u8>, Layout)>>,
 }
 
@@ -94,7 +96,7 @@ impl SlabMalloc {
     }
 }
 
-// SAFETY: the zone's objects are of the layout's class and each somebody's.
+// SAFETY: the zone allocates objects of the layout's class, each of them to one caller.
 unsafe impl Objects for SlabMalloc {
     #[inline]
     fn allocate(&self) -> NonNull<u8> {
@@ -118,16 +120,16 @@ unsafe impl Objects for SlabMalloc {
 impl Drop for SlabMalloc {
     fn drop(&mut self) {
         for (start, layout) in self.pages.lock().drain(..) {
-            // SAFETY: allocated with this layout; the zone goes with us and touches nothing when it
-            // does.
+            // SAFETY: allocated with this layout. The zone is dropped with this value, and its drop
+            // touches no page.
             unsafe { System.dealloc(start.as_ptr(), layout) };
         }
     }
 }
 
-/// `buddy-slab-allocator`: its slabs per CPU, threads as CPUs, over its buddy, each in a spin
-/// mutex. Its own locks are those of the operating system that it belongs to, so the parts are put
-/// together here as its `PerCpuSlab` has them.
+/// `buddy-slab-allocator`: its slabs for each CPU over its buddy, each in a spin mutex, with
+/// threads as CPUs. Its own `PerCpuSlab` needs the locks of the operating system that it belongs
+/// to, so this type combines the parts in the same way.
 struct BuddySlab {
     slabs: Vec<CpuSlab>,
     buddy: SpinMutex<BuddyAllocator<PAGE_SIZE>>,
@@ -150,7 +152,7 @@ impl BuddySlab {
         let mut buddy = BuddyAllocator::new();
         // SAFETY: a fresh mapping is valid, reads as zero, and has no other user.
         let region = unsafe { start.as_mut() };
-        // SAFETY: it stays mapped as long as the allocator: both are in the struct.
+        // SAFETY: the memory stays mapped as long as the allocator lives: the struct owns both.
         unsafe { buddy.init(region) }.expect("a large region");
         let class = SizeClass::from_layout(layout).expect("at most 2048 bytes");
         Self {
@@ -169,7 +171,7 @@ impl BuddySlab {
     }
 }
 
-// SAFETY: the slabs' objects are of the layout's class and each somebody's.
+// SAFETY: the slabs allocate objects of the layout's class, each of them to one caller.
 unsafe impl Objects for BuddySlab {
     #[inline]
     fn allocate(&self) -> NonNull<u8> {

@@ -1,10 +1,12 @@
-//! The allocator as an `Allocator` of Rust: of the crate `allocator-api2` in two versions, and of
-//! the standard library where that has one. Each behind a feature.
+//! Rust's trait `Allocator` for references to [`Kmalloc`](crate::Kmalloc),
+//! [`Global`](crate::Global) and [`Heap`](crate::Heap). There are three such traits, each behind a
+//! feature: those of the crate `allocator-api2` 0.2 and 0.4, and the unstable one of the standard
+//! library.
 //!
-//! Growing and shrinking stay in place where the class or the run allows that, as `reallocate`
-//! does.
+//! `grow` and `shrink` call `reallocate`, so an allocation stays where it is if its class or its
+//! run of pages has room.
 
-/// Implements a trait of the shape of `core::alloc::Allocator` for references to the allocators.
+/// Implements the trait `Allocator` of the module `$alloc`.
 macro_rules! implement {
     ($alloc:path) => {
         use core::alloc::Layout;
@@ -18,7 +20,6 @@ macro_rules! implement {
         use crate::global::{Global, SetUp};
         use crate::heap::{Heap, HeapSystem};
         use crate::kmalloc::Kmalloc;
-        use crate::static_kmalloc::StaticKmalloc;
 
         // SAFETY: memory is valid and not shared until freed, wherever the reference is moved or
         // copied to.
@@ -45,8 +46,8 @@ macro_rules! implement {
                 old: Layout,
                 new: Layout,
             ) -> Result<NonNull<[u8]>, AllocError> {
-                // SAFETY: `start` is a block of `old`, as the trait promises, and is given up
-                // unless this fails.
+                // SAFETY: clause 1: the trait's promise: `start` was allocated for `old`, and the
+                // caller gives it up unless this fails.
                 or_error(unsafe { resize(self, start, old, new) }, new.size())
             }
 
@@ -56,13 +57,13 @@ macro_rules! implement {
                 old: Layout,
                 new: Layout,
             ) -> Result<NonNull<[u8]>, AllocError> {
-                // SAFETY: a block of `old`, given up unless this fails; zeros are written behind
-                // it.
+                // SAFETY: clause 1: as in `grow`.
                 let grown = unsafe { resize(self, start, old, new) }.map_err(|_| AllocError)?;
-                // SAFETY: it has the new size, which is not below the old one.
-                let behind = unsafe { grown.add(old.size()) };
-                // SAFETY: from the old size on, so all of it is behind the old content.
-                unsafe { behind.write_bytes(0, new.size() - old.size()) };
+                // SAFETY: the memory has the new size, which is not below the old one.
+                let added = unsafe { grown.add(old.size()) };
+                // SAFETY: the bytes from the old size to the new one belong to the caller's memory,
+                // and hold no content yet.
+                unsafe { added.write_bytes(0, new.size() - old.size()) };
                 or_error(Ok(grown), new.size())
             }
 
@@ -72,28 +73,30 @@ macro_rules! implement {
                 old: Layout,
                 new: Layout,
             ) -> Result<NonNull<[u8]>, AllocError> {
-                // SAFETY: a block of `old` of no smaller size, as the trait promises.
+                // SAFETY: clause 1: as in `grow`.
                 or_error(unsafe { resize(self, start, old, new) }, new.size())
             }
         }
 
-        /// The methods of an allocator in a static, by those of the `Kmalloc` in it.
-        macro_rules! of_static {
-            () => {
+        /// Implements the methods by those of the `Kmalloc` that a `Global` has or sets up.
+        macro_rules! through_global {
+            (|$this:ident| $global:expr) => {
                 #[inline]
                 fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
-                    Allocator::allocate(&self.ready().map_err(|_| AllocError)?, layout)
+                    let $this = self;
+                    Allocator::allocate(&$global.kmalloc().map_err(|_| AllocError)?, layout)
                 }
 
                 #[inline]
                 fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
-                    Allocator::allocate_zeroed(&self.ready().map_err(|_| AllocError)?, layout)
+                    let $this = self;
+                    Allocator::allocate_zeroed(&$global.kmalloc().map_err(|_| AllocError)?, layout)
                 }
 
                 #[inline]
                 unsafe fn deallocate(&self, start: NonNull<u8>, layout: Layout) {
-                    let kmalloc =
-                        self.cell().get().expect("it has been set up, as there is memory of it");
+                    let $this = self;
+                    let kmalloc = $global.get().expect("set up, as the caller has memory of it");
                     // SAFETY: a block of `layout`, not used any more, as the trait promises.
                     unsafe { kmalloc.free_sized(start, layout) };
                 }
@@ -104,8 +107,9 @@ macro_rules! implement {
                     old: Layout,
                     new: Layout,
                 ) -> Result<NonNull<[u8]>, AllocError> {
+                    let $this = self;
                     // SAFETY: the trait's promises about `start`, `old` and `new` are passed on.
-                    unsafe { self.ready().map_err(|_| AllocError)?.grow(start, old, new) }
+                    unsafe { $global.kmalloc().map_err(|_| AllocError)?.grow(start, old, new) }
                 }
 
                 unsafe fn shrink(
@@ -114,31 +118,34 @@ macro_rules! implement {
                     old: Layout,
                     new: Layout,
                 ) -> Result<NonNull<[u8]>, AllocError> {
-                    // SAFETY: passed on whole, to the allocator that the block is from.
-                    unsafe { self.ready().map_err(|_| AllocError)?.shrink(start, old, new) }
+                    let $this = self;
+                    // SAFETY: the trait's promises about `start`, `old` and `new` are passed on.
+                    unsafe { $global.kmalloc().map_err(|_| AllocError)?.shrink(start, old, new) }
                 }
             };
         }
 
-        // SAFETY: as above; the allocator stays once it is set up.
+        // SAFETY: memory is valid and not shared until freed; the `Kmalloc` stays once it is set
+        // up, so clones and moves of the reference reach the same one.
         unsafe impl<S, K: Hardening, F: SetUp<S, K>> Allocator for &Global<S, K, F>
         where
             S: System<Pages: PageResize + Send + Sync, Cpus: Send + Sync>,
         {
-            of_static!();
+            through_global!(|this| this);
         }
 
-        // SAFETY: as above.
+        // SAFETY: memory is valid and not shared until freed; the `Kmalloc` stays once it is set
+        // up, so clones and moves of the reference reach the same one.
         unsafe impl<C: Cpu + Clone + Send + Sync, K: Hardening> Allocator for &Heap<C, K>
         where
             HeapSystem<C>: System<Pages: PageResize>,
         {
-            of_static!();
+            through_global!(|this| this.global);
         }
 
         /// # Safety
-        /// 1. `start` was allocated for `old`; unless this fails, only what it returns is used,
-        ///    with `new`.
+        /// 1. `start` was allocated for `old`. Unless this fails, the caller uses only the memory
+        ///    returned, which is one for `new`.
         unsafe fn resize<S: System<Pages: PageResize>, K: Hardening>(
             kmalloc: &Kmalloc<S, K>,
             start: NonNull<u8>,
@@ -146,14 +153,14 @@ macro_rules! implement {
             new: Layout,
         ) -> Result<NonNull<u8>, OutOfMemory> {
             if old.align() == new.align() {
-                // SAFETY: clause 1: the same alignment, so only the size changes.
+                // SAFETY: clauses 1 and 2: clause 1, and only the size changes.
                 return unsafe { kmalloc.reallocate(start, old, new.size()) };
             }
             let moved = kmalloc.allocate(new)?;
             let bytes = old.size().min(new.size());
-            // SAFETY: both have that many bytes, and one was just allocated.
+            // SAFETY: both have `bytes` bytes, and do not overlap, as one was just allocated.
             unsafe { moved.copy_from_nonoverlapping(start, bytes) };
-            // SAFETY: clause 1: its content has been copied, and no code uses it.
+            // SAFETY: clauses 1 and 2: clause 1: allocated for `old`, and not used any more.
             unsafe { kmalloc.free_sized(start, old) };
             Ok(moved)
         }

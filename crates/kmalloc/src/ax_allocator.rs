@@ -1,9 +1,9 @@
-//! The byte allocator of ArceOS: the traits of its crates `ax-allocator` and `axallocator`, each
-//! behind the feature of that name.
+//! The byte allocator of ArceOS: implements the traits of its crates `ax-allocator` and
+//! `axallocator`, each behind the feature of that name.
 //!
-//! Their methods take `&mut self`: a kernel puts the allocator behind its own lock. So one context
-//! at a time is inside, and the heap needs no other machine. A kernel that gives up that lock
-//! declares a [`Heap`] instead.
+//! The methods of these traits take `&mut self`, as a kernel keeps the allocator behind a lock of
+//! its own. One context at a time calls them, so [`OneContext`] describes the CPUs. A kernel that
+//! wants no such lock declares a [`Heap`] instead.
 
 use core::cell::Cell;
 use core::fmt;
@@ -35,7 +35,7 @@ use crate::heap::Heap;
 /// ```
 ///
 /// Pages of free objects count as used while a cache keeps them. A request that finds no memory
-/// empties the caches, and tries again.
+/// makes the caches release theirs, and tries again.
 pub struct KmallocByteAllocator {
     heap: Heap<OneContext>,
     /// Not `Sync`: see the SAFETY comment in `new`.
@@ -88,7 +88,7 @@ macro_rules! implement {
             /// # Panics
             /// When the region is too small for the first caches.
             fn init(&mut self, start: usize, size: usize) {
-                assert!(self.add(start, size), "the region of {size} bytes at {start:#x} is small");
+                assert!(self.add(start, size), "too small: {size} bytes at {start:#x}");
             }
 
             fn add_memory(&mut self, start: usize, size: usize) -> AllocResult {
@@ -107,10 +107,10 @@ macro_rules! implement {
             }
 
             /// # Panics
-            /// Before the first region: then nothing is allocated.
+            /// Before the first region, when there is no allocation to free.
             #[track_caller]
             fn dealloc(&mut self, start: NonNull<u8>, layout: Layout) {
-                let kmalloc = self.heap.kmalloc().expect("memory is freed that was allocated");
+                let kmalloc = self.heap.kmalloc().expect("the caller has memory of this heap");
                 // SAFETY: clauses 1 and 2: clause 2 of `new`.
                 unsafe { kmalloc.free_sized(start, layout) };
             }

@@ -1,8 +1,9 @@
-//! A CPU id that the machine lends to a caller without one, for one slow path.
+//! [`BorrowedId`]: the loan of a CPU id to a caller that has none, for the length of one slow path.
 
 use page_frame::Cpu;
 
-/// An id, if the machine lent one. Dropping it gives it back.
+/// A CPU id that the machine has lent to the caller, or none, if the caller has an id of its own or
+/// the machine lends none. Dropping it returns the id.
 pub(crate) struct BorrowedId<'c, C: Cpu> {
     cpu: &'c C,
     /// Whether the machine lent an id.
@@ -10,7 +11,7 @@ pub(crate) struct BorrowedId<'c, C: Cpu> {
 }
 
 impl<'c, C: Cpu> BorrowedId<'c, C> {
-    /// Borrows an id of `cpu`, if the caller has none.
+    /// Asks `cpu` for an id, if the caller has none.
     #[inline(always)]
     pub(crate) fn new(cpu: &'c C) -> Self {
         Self { cpu, is_lent: cpu.borrow() }
@@ -21,8 +22,8 @@ impl<C: Cpu> Drop for BorrowedId<'_, C> {
     #[inline(always)]
     fn drop(&mut self) {
         if self.is_lent {
-            // SAFETY: clause 1: pairs with the `borrow` in `new`. All guards of slots that were
-            // made since are dropped: the slow path has returned.
+            // SAFETY: clause 1: pairs with the `borrow` in `new`. The slow path has dropped the
+            // guards of all slots that it entered, so the caller is inside no slot.
             unsafe { self.cpu.give_back() };
         }
     }

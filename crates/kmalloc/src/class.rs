@@ -1,29 +1,32 @@
 //! Size classes: which object size serves a request.
 //!
 //! # Concepts
-//! - Up to 32 bytes the classes step by 8; above, each doubling is divided into four steps (as in
-//!   jemalloc and others; Evans 2006), so a class exceeds the one below by at most a quarter. 96
-//!   and 192 bytes are among them. Above 256 bytes, where few objects are many bytes, there are
-//!   eight steps: 3 % less memory for 64 MiB in objects of 16 to 2,048 bytes.
-//! - A class's **natural alignment** is the largest power of two that divides its size: objects of
-//!   a class lie at multiples of its size from an aligned start, so a request aligned to `a` is
-//!   served by the smallest class that is large enough and a multiple of `a`. No class is kept for
-//!   the sake of alignment.
+//! - Up to 32 bytes the classes are 8 bytes apart. Above 32 bytes each doubling is divided into
+//!   four classes, as in jemalloc (Evans 2006), so a class exceeds the one below it by at most a
+//!   quarter. Above 256 bytes, where the waste of a few objects is many bytes, each doubling has
+//!   eight classes: 64 MiB in objects of 16 to 2,048 bytes take 3 % less memory than with four.
+//! - Objects of a class lie at multiples of its size from an aligned start. So each of them has the
+//!   **natural alignment** of the class: the largest power of two that divides its size. A request
+//!   aligned to `a` takes the smallest class that is large enough and a multiple of `a`. No class
+//!   exists for the sake of alignment.
 //!
 //! # Invariants
 //! - I1: sizes ascend, and each is a multiple of 8.
 //! - I2: `for_layout` returns the smallest class that is large enough and naturally aligned enough.
-//! - I3: internal waste is at most 7 bytes up to 32 bytes, below a fifth of the object up to 256,
-//!   and below a ninth above, when the alignment asks for no more than the size does.
-//! - I4: the smallest class for a multiple of a power of two is a multiple of it as well. In a
-//!   doubling of steps of `s` bytes a power up to `s` divides all classes; the multiples of `2 *
-//!   s`, `4 * s` and `8 * s` in it are classes themselves.
+//! - I3: the internal waste of a request whose alignment is no larger than its size asks for is at
+//!   most 7 bytes in classes up to 32 bytes, below a fifth of the object in classes up to 256
+//!   bytes, and below a ninth in larger classes.
+//! - I4: round a size up to a multiple of a power of two; the smallest class for the result is a
+//!   multiple of that power too. Proof: let the classes of a doubling be `s` bytes apart. A power
+//!   up to `s` divides each of them. The multiples of `2 * s`, `4 * s` and `8 * s` in the doubling
+//!   are classes themselves.
 //!
 //! # Costs
-//! A class is looked up by the number of the last byte: a shift and a load of a table of 4 KiB, of
-//! which small sizes need the first lines. Wider steps for large sizes would take a tenth of that,
-//! and a branch that mixed sizes mispredict. An alignment is an `or` more, as the last byte of a
-//! size rounded up has all its bits. For a constant size nothing remains of either.
+//! The number of a request's last byte, divided by 8, is an index into a table of 4 KiB. Small
+//! sizes use only the first lines of the table. A table with wider steps for large sizes would take
+//! a tenth of the memory, and a branch that a mixture of sizes mispredicts. An alignment costs one
+//! `or`: rounding a size up to a power of two sets the low bits of its last byte's number. The
+//! compiler computes the class of a constant size.
 
 use core::alloc::Layout;
 
@@ -49,74 +52,6 @@ pub struct ClassIndex(u8);
 /// The size of the largest class in bytes; larger requests take pages. Example: see [`ClassIndex`].
 pub const LARGEST: usize = 32 << 10;
 
-/// Up to this size classes step by [`STEP`].
-const LINEAR: usize = 32;
-const STEP: usize = 8;
-const LINEAR_CLASSES: usize = LINEAR / STEP;
-
-/// Sizes of which each doubling is divided into as many steps.
-#[derive(Clone, Copy)]
-struct Doublings {
-    /// They lie above this size.
-    above: usize,
-    steps: usize,
-    /// The number of the first class.
-    first: usize,
-}
-
-const COARSE: Doublings = Doublings { above: LINEAR, steps: 4, first: LINEAR_CLASSES };
-const FINE: Doublings = Doublings { above: 1 << 8, steps: 8, first: COARSE.end(1 << 8) };
-
-impl Doublings {
-    /// Returns the number behind the last class, of `size` bytes, a power of two.
-    const fn end(self, size: usize) -> usize {
-        self.first + (size / self.above).ilog2() as usize * self.steps
-    }
-
-    /// Returns the number of the smallest class of at least `bytes` bytes.
-    #[inline(always)]
-    const fn class(self, bytes: usize) -> usize {
-        // `bytes` lies in (2^doubling, 2^(doubling + 1)], of which each step is a part of
-        // 2^doubling.
-        let last = bytes - 1;
-        let doubling = last.ilog2();
-        let step = (last >> (doubling - self.steps.ilog2())) & (self.steps - 1);
-        self.first + (doubling - self.above.ilog2()) as usize * self.steps + step
-    }
-
-    /// Returns the size of the class of number `class`.
-    const fn size(self, class: usize) -> usize {
-        let class = class - self.first;
-        let doubling = self.above << (class / self.steps);
-        doubling + (class % self.steps + 1) * (doubling / self.steps)
-    }
-}
-
-/// The class of each last byte, by step.
-const TABLE: [u8; LARGEST / STEP] = table();
-
-const fn table<const N: usize>() -> [u8; N] {
-    let mut table = [0; N];
-    let mut index = 0;
-    while index < N {
-        table[index] = ClassIndex::computed((index + 1) * STEP).0;
-        index += 1;
-    }
-    table
-}
-
-/// The size of each class.
-const SIZES: [u16; ClassIndex::COUNT] = {
-    let mut sizes = [0; ClassIndex::COUNT];
-    let mut class = 0;
-    while class < ClassIndex::COUNT {
-        sizes[class] = ClassIndex(class as u8).computed_size() as u16;
-        class += 1;
-    }
-    sizes
-};
-const _: () = assert!(LARGEST <= u16::MAX as usize);
-
 impl ClassIndex {
     /// How many classes there are. Example: see [`ClassIndex`].
     pub const COUNT: usize = FINE.end(LARGEST);
@@ -132,67 +67,35 @@ impl ClassIndex {
     /// bytes take the smallest. Example: see [`ClassIndex`].
     #[inline(always)]
     pub const fn for_size(bytes: usize) -> Option<Self> {
-        Self::at_least(bytes, 1)
-    }
-
-    /// Returns the smallest class of at least `bytes` bytes that is a multiple of twice the step;
-    /// `None` beyond the largest, and for zero bytes as well: for a hot path, whose other way looks
-    /// again.
-    #[inline(always)]
-    pub(crate) const fn for_double_steps(bytes: usize) -> Option<Self> {
-        // Zero bytes end beyond every class here.
-        Self::of_last(bytes.wrapping_sub(1) | (2 * STEP - 1))
-    }
-
-    /// Returns the smallest class of at least `bytes` bytes, and at least one, that is a multiple
-    /// of `alignment`, a power of two.
-    #[inline(always)]
-    const fn at_least(bytes: usize, alignment: usize) -> Option<Self> {
-        let bytes = if bytes == 0 { 1 } else { bytes };
-        Self::of_last((bytes - 1) | (alignment - 1))
-    }
-
-    /// Returns what [`for_layout`](Self::for_layout) does, but `None` for zero bytes as well: for
-    /// hot paths, whose other way looks again.
-    #[inline(always)]
-    pub(crate) const fn of_some_bytes(layout: Layout) -> Option<Self> {
-        // I4. Zero bytes end beyond every class here.
-        Self::of_last(layout.size().wrapping_sub(1) | (layout.align() - 1))
-    }
-
-    /// Returns the smallest class that has a byte of number `last`, or `None` beyond the largest.
-    #[inline(always)]
-    const fn of_last(last: usize) -> Option<Self> {
-        if last < LARGEST { Some(Self(TABLE[last / STEP])) } else { None }
-    }
-
-    const fn computed(bytes: usize) -> Self {
-        if bytes <= LINEAR {
-            return Self(bytes.saturating_sub(1) as u8 / STEP as u8);
-        }
-        let doublings = if bytes <= FINE.above { COARSE } else { FINE };
-        Self(doublings.class(bytes) as u8)
+        Self::fitting(if bytes == 0 { 1 } else { bytes }, 1)
     }
 
     /// Returns the smallest class for a size and an alignment, or `None` where pages must serve
-    /// them. Example: see [`ClassIndex`].
+    /// them. Zero bytes take the smallest class that has the alignment.
+    /// Example: see [`ClassIndex`].
     #[inline(always)]
     pub const fn for_layout(layout: Layout) -> Option<Self> {
-        Self::at_least(layout.size(), layout.align())
+        let bytes = layout.size();
+        Self::fitting(if bytes == 0 { 1 } else { bytes }, layout.align())
+    }
+
+    /// Returns the smallest class of at least `bytes` bytes that is a multiple of `alignment`, a
+    /// power of two; `None` beyond the largest class.
+    ///
+    /// Zero bytes get `None` too, so that a hit has one comparison. The miss that follows calls
+    /// [`for_layout`](Self::for_layout).
+    #[inline(always)]
+    pub(crate) const fn fitting(bytes: usize, alignment: usize) -> Option<Self> {
+        // The number of the last byte, with the size rounded up to the alignment (I4). For zero
+        // bytes it is the largest number.
+        let last = bytes.wrapping_sub(1) | (alignment - 1);
+        if last < LARGEST { Some(Self(TABLE[last / STEP])) } else { None }
     }
 
     /// Returns the object size in bytes. Example: see [`ClassIndex`].
     #[inline]
     pub const fn size(self) -> usize {
         SIZES[self.0 as usize] as usize
-    }
-
-    const fn computed_size(self) -> usize {
-        match self.0 as usize {
-            class if class < COARSE.first => (class + 1) * STEP,
-            class if class < FINE.first => COARSE.size(class),
-            class => FINE.size(class),
-        }
     }
 
     /// Returns the alignment in bytes that every object of the class has.
@@ -211,6 +114,93 @@ impl ClassIndex {
     /// Iterates over all classes, smallest first. Example: see [`ClassIndex`].
     pub fn all() -> impl DoubleEndedIterator<Item = Self> + ExactSizeIterator {
         (0..Self::COUNT as u8).map(Self)
+    }
+}
+
+/// The largest size up to which classes are [`STEP`] bytes apart.
+const LINEAR: usize = 32;
+/// The distance of the smallest classes in bytes, and the bytes that one entry of [`TABLE`] covers.
+const STEP: usize = 8;
+
+/// For each [`STEP`] bytes, the number of the class whose last byte lies in them.
+const TABLE: [u8; LARGEST / STEP] = {
+    let mut table = [0; LARGEST / STEP];
+    let mut index = 0;
+    while index < table.len() {
+        table[index] = class_of((index + 1) * STEP) as u8;
+        index += 1;
+    }
+    table
+};
+
+/// The size of each class in bytes.
+const SIZES: [u16; ClassIndex::COUNT] = {
+    let mut sizes = [0; ClassIndex::COUNT];
+    let mut class = 0;
+    while class < ClassIndex::COUNT {
+        sizes[class] = size_of_class(class) as u16;
+        class += 1;
+    }
+    sizes
+};
+const _: () = assert!(LARGEST <= u16::MAX as usize);
+
+/// Computes the number of the smallest class of at least `bytes` bytes, which are not zero.
+const fn class_of(bytes: usize) -> usize {
+    match bytes {
+        ..=LINEAR => (bytes - 1) / STEP,
+        _ if bytes <= FINE.above => COARSE.class(bytes),
+        _ => FINE.class(bytes),
+    }
+}
+
+/// Computes the size of the class of number `class` in bytes.
+const fn size_of_class(class: usize) -> usize {
+    match class {
+        class if class < COARSE.first => (class + 1) * STEP,
+        class if class < FINE.first => COARSE.size(class),
+        class => FINE.size(class),
+    }
+}
+
+/// The doublings up to 256 bytes.
+const COARSE: Doublings = Doublings { above: LINEAR, steps: 4, first: LINEAR / STEP };
+/// The doublings above 256 bytes.
+const FINE: Doublings = Doublings { above: 1 << 8, steps: 8, first: COARSE.end(1 << 8) };
+
+/// A range of sizes in which each doubling, from `2^n` to `2^(n + 1)` bytes, is divided into the
+/// same number of classes.
+#[derive(Clone, Copy)]
+struct Doublings {
+    /// The size in bytes, a power of two, above which the range begins.
+    above: usize,
+    /// The number of classes in a doubling, a power of two.
+    steps: usize,
+    /// The number of the first class of the range.
+    first: usize,
+}
+
+impl Doublings {
+    /// Returns one more than the number of the class of `size` bytes, a power of two.
+    const fn end(self, size: usize) -> usize {
+        self.first + (size / self.above).ilog2() as usize * self.steps
+    }
+
+    /// Returns the number of the smallest class of at least `bytes` bytes.
+    const fn class(self, bytes: usize) -> usize {
+        // `bytes` lies in (2^doubling, 2^(doubling + 1)]. Below the highest bit of the last byte's
+        // number, the next bits are the number of the class in its doubling.
+        let last = bytes - 1;
+        let doubling = last.ilog2();
+        let step = (last >> (doubling - self.steps.ilog2())) & (self.steps - 1);
+        self.first + (doubling - self.above.ilog2()) as usize * self.steps + step
+    }
+
+    /// Returns the size of the class of number `class` in bytes.
+    const fn size(self, class: usize) -> usize {
+        let class = class - self.first;
+        let doubling = self.above << (class / self.steps);
+        doubling + (class % self.steps + 1) * (doubling / self.steps)
     }
 }
 
@@ -267,10 +257,10 @@ mod tests {
     #[test]
     fn multiples_of_two_steps_get_the_smallest_class_that_is_one_too() {
         for bytes in 1..=LARGEST {
-            assert_eq!(ClassIndex::for_double_steps(bytes), smallest(bytes, 16), "{bytes} bytes");
+            assert_eq!(ClassIndex::fitting(bytes, 16), smallest(bytes, 16), "{bytes} bytes");
         }
-        assert_eq!(ClassIndex::for_double_steps(LARGEST + 1), None);
-        assert_eq!(ClassIndex::for_double_steps(0), None, "looked at again");
+        assert_eq!(ClassIndex::fitting(LARGEST + 1, 16), None);
+        assert_eq!(ClassIndex::fitting(0, 16), None, "looked at again");
     }
 
     #[test]

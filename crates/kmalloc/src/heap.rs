@@ -1,4 +1,5 @@
-//! A heap for kernels and firmware: a constant that gets its memory later, region by region.
+//! A heap for kernels and firmware: a constant without memory, to which memory regions are added at
+//! run time.
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::fmt;
@@ -9,9 +10,9 @@ use page_frame::CriticalSectionCpu;
 use page_frame::{Cpu, OneContext, OutOfMemory, PAGE_SIZE, Regions, TooSmall};
 use slab::{Hardening, Off, Registry};
 
+use crate::global::{Global, SetUp};
 use crate::kmalloc::Kmalloc;
 use crate::mixed::is_checked;
-use crate::static_kmalloc::{KmallocCell, StaticKmalloc, global_alloc};
 
 /// The page source and the CPUs of a [`Heap`].
 ///
@@ -50,47 +51,61 @@ pub type HeapSystem<C> = (Regions<C>, C);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// In a program `#[global_allocator]` stands above the static. `C` is the machine:
+/// To make it the program's allocator, write `#[global_allocator]` above the static. `C` describes
+/// the CPUs:
 ///
-/// - `CriticalSectionCpu`, the default, with the feature `critical-section`: one slot, correct in
-///   interrupts and on several cores, for every chip whose crate implements a critical section.
-///   `static HEAP: Heap = Heap::empty();`
-/// - An implementation of [`Cpu`] for machines with several CPUs, which then share no slots:
-///   `static HEAP: Heap<MyCpu> = Heap::empty();` if it has a default value, else
+/// - `CriticalSectionCpu`, the default with the feature `critical-section`: one slot for all CPUs.
+///   It is correct in interrupts and on several cores, and works on every chip whose crate
+///   implements a critical section: `static HEAP: Heap = Heap::empty();`.
+/// - Your implementation of [`Cpu`], which gives each CPU a slot of its own:
+///   `static HEAP: Heap<MyCpu> = Heap::empty();` if it has a default value, otherwise
 ///   [`with_cpu`](Self::with_cpu).
-/// - [`OneContext`], where nothing runs at the same time:
+/// - [`OneContext`], if no two contexts ever use the heap at the same time:
 ///   [`for_one_context`](Self::for_one_context).
 ///
 /// # Memory
-/// Each region has its own metadata at its start: about ten bytes a page, and in regions of at most
-/// 4 MiB a 64th of the memory. Sparse regions cost nothing in between. Regions may lie in one GiB
-/// and may touch each other; no request gets memory of two. Add the largest region first: the page
-/// map of the first one is the one that [`Kmalloc::free`] looks at without a search.
+/// Each region has its metadata at its own start: about ten bytes a page, and a 64th of the memory
+/// in regions of at most 4 MiB. Addresses between regions cost nothing. Regions may be close to
+/// each other and may touch, but no allocation spans two regions. Add the largest region first:
+/// [`Kmalloc::free`] searches for the page map of an address, except in the first region.
 ///
-/// A heap of at most 4 MiB is **small**: it has no caches, and each request takes as many bytes as
-/// it needs, rounded up to 16. Of 8 KiB about 85 % serve requests, of 32 KiB 93 %, of 100 KiB and
-/// above 95 %. 8 KiB are enough for a heap, and less than about 5 KiB are an error: they must hold
-/// the metadata, the registry with 64 bytes for each CPU, and as many bytes as a page. Presets with
-/// checks use caches in small heaps too, and take more.
+/// A heap of at most 4 MiB is **small**: it has no caches, and each allocation takes its size
+/// rounded up to a multiple of 16 bytes. Requests can use about 85 % of 8 KiB, 93 % of 32 KiB, and
+/// 95 % of 100 KiB and more. 8 KiB are enough for a heap. Less than about 5 KiB are an
+/// error, as the first region holds its metadata, the registry with 64 bytes for each CPU, and as
+/// many bytes as a page. Presets with checks use caches in small heaps too, and need more memory.
 ///
 /// # Costs
-/// A hit in a CPU's slot costs what it costs in [`Kmalloc`]. Misses take pages under one lock for
-/// each region, in O(pages / 64). A machine with many CPUs and much memory gives
-/// [`Global`](crate::Global) a buddy instead, which has no lock.
+/// A hit in a CPU's slot costs what it costs in [`Kmalloc`]. A miss takes pages from a region,
+/// under the region's lock, in O(pages / 64). In a small heap every request takes that lock and
+/// searches the bits of the region. For many CPUs and much memory use [`Global`](crate::Global)
+/// over a buddy instead, which has no lock.
 ///
-/// In a small heap all requests take that lock, and search the bits of the region.
+/// # Before the first region
+/// Requests fail, also those of an interrupt that arrives while the first region is being added.
+/// Such an interrupt must not add a region: it would wait for the code that it interrupted.
 ///
-/// A request before the first region fails, and so does one from an interrupt that arrives while
-/// the first region is added. Such an interrupt must add no region: it would wait for the code that
-/// it interrupted. A panic in a callback of a private cache ends the program, as a
-/// global allocator must not unwind.
+/// # Panics
+/// A panic in a callback of a private cache ends the program if it happens in a request through
+/// `GlobalAlloc`, which must not unwind.
 pub struct Heap<
     #[cfg(feature = "critical-section")] C: Cpu + Clone = CriticalSectionCpu,
     #[cfg(not(feature = "critical-section"))] C: Cpu + Clone,
     K: Hardening = Off,
 > {
-    cpu: fn() -> C,
-    cell: KmallocCell<HeapSystem<C>, K>,
+    pub(crate) global: Global<HeapSystem<C>, K, WithoutRegion<C>>,
+}
+
+/// The set-up of a heap without memory: the function that makes its machine. A request cannot set
+/// the heap up; [`Heap::add_region`] does.
+pub(crate) struct WithoutRegion<C>(fn() -> C);
+
+impl<C: Cpu + Clone, K: Hardening> SetUp<HeapSystem<C>, K> for WithoutRegion<C> {
+    const AT_FIRST_REQUEST: bool = false;
+
+    fn set_up(&self) -> Result<Kmalloc<HeapSystem<C>, K>, OutOfMemory> {
+        Err(OutOfMemory)
+    }
 }
 
 impl<C: Cpu + Clone + Default> Heap<C> {
@@ -119,8 +134,8 @@ impl Heap<OneContext> {
         /// 1. Each call of the heap ends before the next one begins: no interrupt handler, thread
         ///    or other core interrupts one with another.
         pub unsafe fn for_one_context() -> Self {
-            // SAFETY: clause 1 of `new`: by clause 1 the calls of the heap, which is all that is
-            // built on the value, do not interrupt each other.
+            // SAFETY: clause 1 of `OneContext::new`: only the heap uses the value, and by clause 1
+            // calls of the heap do not interrupt each other.
             Self::with_cpu(|| unsafe { OneContext::new() })
         }
     }
@@ -128,9 +143,9 @@ impl Heap<OneContext> {
 
 impl<C: Cpu + Clone, K: Hardening> Heap<C, K> {
     page_frame::const_unless_loom! {
-        /// Makes a heap without memory. The first [`add_region`](Self::add_region) calls `cpu` for
-        /// the machine, which must not allocate from the heap. Checks by another preset than
-        /// [`Off`] are chosen by the type.
+        /// Makes a heap without memory. The first [`add_region`](Self::add_region) calls `cpu`,
+        /// which returns the machine and must not allocate from the heap. The type chooses a preset
+        /// of checks other than [`Off`].
         ///
         /// ```
         /// use kmalloc::Heap;
@@ -140,27 +155,27 @@ impl<C: Cpu + Clone, K: Hardening> Heap<C, K> {
         /// assert_eq!(HEAP.free_bytes(), 0);
         /// ```
         pub fn with_cpu(cpu: fn() -> C) -> Self {
-            Self { cpu, cell: KmallocCell::new() }
+            Self { global: Global::new(WithoutRegion(cpu)) }
         }
     }
 
-    /// Adds the `bytes` bytes at `start` to the heap, which may have memory or none. Returns how
-    /// many bytes of pages that adds.
+    /// Adds the region of `bytes` bytes at `start` to the heap. Returns how many bytes of pages
+    /// that adds.
     ///
     /// Writes the metadata at the start of the region, about ten bytes per page. O(pages). The
-    /// first region also gets the internal caches. Example: see [`Heap`].
+    /// first region also gets the registry's internal caches. Example: see [`Heap`].
     ///
     /// # Errors
-    /// [`RegionError`], which says how large the region must be. The memory is not used then.
+    /// [`RegionError`], which says how large the region must be. The heap does not use the memory
+    /// then.
     ///
     /// # Safety
-    /// 1. The memory is valid for reads and writes as long as the heap lives, and no other code
-    ///    uses it.
+    /// 1. The memory is valid for reads and writes while the heap lives, and no other code uses it.
     pub unsafe fn add_region(&self, start: *mut u8, bytes: usize) -> Result<usize, RegionError> {
         let error = |kind| RegionError { start: start.addr(), bytes, kind };
         let (start, bytes) = match NonNull::new(start) {
             Some(start) => (start, bytes),
-            // Address zero is memory on some machines, but no pointer of Rust's may point to it.
+            // Some machines have memory at address zero, but a Rust reference cannot point there.
             None => {
                 let start = start.wrapping_add(START_AT_ZERO);
                 let Some(start) = NonNull::new(start) else { return Err(error(Kind::Empty)) };
@@ -173,8 +188,8 @@ impl<C: Cpu + Clone, K: Hardening> Heap<C, K> {
             added.map_err(|TooSmall { needed, .. }| error(Kind::NoPage { needed }))
         };
         let mut added = 0;
-        let made = self.cell.make_by(|| {
-            let cpu = (self.cpu)();
+        let made = self.global.make_by(|| {
+            let cpu = (self.global.setup().0)();
             let (cpus, regions) = (cpu.slots(), Regions::new(cpu.clone()));
             (_, added) = add(&regions)?;
             Self::first_caches(regions, cpu)
@@ -187,13 +202,15 @@ impl<C: Cpu + Clone, K: Hardening> Heap<C, K> {
         Ok(added)
     }
 
-    /// Returns bytes that are enough for a first region on a machine with `cpus` CPU slots.
+    /// Returns a size in bytes that is enough for a first region on a machine with `cpus` CPU
+    /// slots.
     fn needed(cpus: usize) -> usize {
         let own = Registry::<HeapSystem<C>>::needed_bytes(cpus, is_checked::<K>());
         own.map_or(usize::MAX, |own| own.saturating_add(own / 32 + 3 * PAGE_SIZE))
     }
 
-    /// Makes the allocator over its first region, and checks that it can serve a request.
+    /// Makes the allocator over its first region. Serves one request, which builds the internal
+    /// caches and shows that there is room for them.
     fn first_caches(regions: Regions<C>, cpu: C) -> Result<Kmalloc<HeapSystem<C>, K>, OutOfMemory> {
         let kmalloc = Kmalloc::with_hardening(Registry::new(regions, cpu)?);
         let object = kmalloc.allocate_missed(Layout::new::<u8>())?;
@@ -207,24 +224,24 @@ impl<C: Cpu + Clone, K: Hardening> Heap<C, K> {
     /// region. One load. Example: see [`Heap`].
     #[inline(always)]
     pub fn kmalloc(&self) -> Option<&Kmalloc<HeapSystem<C>, K>> {
-        self.cell.get()
+        self.global.get()
     }
 
-    /// Returns the bytes of all regions without their metadata: those of whole pages, and in small
-    /// regions also the rest. O(regions). Example: see [`Heap`].
+    /// Returns the size of all regions in bytes without their metadata. Regions that are not small
+    /// count in whole pages. O(regions). Example: see [`Heap`].
     pub fn bytes(&self) -> usize {
         self.kmalloc().map_or(0, |kmalloc| kmalloc.registry().source().bytes())
     }
 
-    /// Returns the bytes that nothing holds. Free objects of caches do not count;
-    /// [`Kmalloc::shrink_all`] returns pages of which all objects are free. Takes the lock of each
-    /// region. Example: see [`Heap`].
+    /// Returns the number of free bytes. Free objects in caches do not count, until
+    /// [`Kmalloc::shrink_all`] has released the slabs whose objects are all free. Takes the lock of
+    /// each region. Example: see [`Heap`].
     pub fn free_bytes(&self) -> usize {
         self.kmalloc().map_or(0, |kmalloc| kmalloc.registry().source().free_bytes())
     }
 }
 
-/// The bytes that a region at address zero loses.
+/// The bytes at the start of a region at address zero that the heap leaves unused.
 const START_AT_ZERO: usize = 64;
 
 /// A region that is too small for a heap, with the reason.
@@ -255,7 +272,7 @@ pub struct RegionError {
 enum Kind {
     /// The region begins at zero, and has no other byte.
     Empty,
-    /// Not even the bytes of one page fit beside the metadata.
+    /// The region has no room for a page's bytes beside the metadata.
     NoPage { needed: usize },
     /// The first region has no room for the registry, or for the first cache of a preset with
     /// checks.
@@ -299,30 +316,66 @@ impl fmt::Display for RegionError {
 
 impl core::error::Error for RegionError {}
 
-impl<C: Cpu + Clone, K: Hardening> StaticKmalloc for Heap<C, K> {
-    type System = HeapSystem<C>;
-    type Checks = K;
-
-    #[inline(always)]
-    fn cell(&self) -> &KmallocCell<HeapSystem<C>, K> {
-        &self.cell
-    }
-
-    #[inline(always)]
-    fn ready(&self) -> Result<&Kmalloc<HeapSystem<C>, K>, OutOfMemory> {
-        self.cell.get().ok_or(OutOfMemory)
-    }
-}
-
-// SAFETY: memory is valid, aligned and not shared until freed (slab cache and page source). Nothing
-// unwinds, see `StaticKmalloc`. An address that comes back with a layout without a size, which the
-// trait does not allow, enters no cache.
+// SAFETY: every method is that of `Global`, which fulfils the trait.
 unsafe impl<C: Cpu + Clone + Send + Sync, K: Hardening> GlobalAlloc for Heap<C, K> {
-    global_alloc!();
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's clauses.
+        unsafe { self.global.alloc(layout) }
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's clauses.
+        unsafe { self.global.alloc_zeroed(layout) }
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
+        // SAFETY: the caller's clauses.
+        unsafe { self.global.dealloc(start, layout) };
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, start: *mut u8, layout: Layout, new_bytes: usize) -> *mut u8 {
+        // SAFETY: the caller's clauses.
+        unsafe { self.global.realloc(start, layout, new_bytes) }
+    }
 }
 
 impl<C: Cpu + Clone, K: Hardening> fmt::Debug for Heap<C, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Heap").field("kmalloc", &self.kmalloc()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    extern crate std;
+    use super::*;
+    use hosted::Threads;
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+    use std::{thread, vec, vec::Vec};
+
+    /// Another thread stands for the interrupt: an interrupt that waited would wait for ever.
+    ///
+    /// Mutation that it catches: `AT_FIRST_REQUEST` true for a heap (the request waits for the code
+    /// that adds the region).
+    #[test]
+    fn a_request_while_the_first_region_is_added_fails_and_does_not_wait() {
+        static HEAP: Heap<Threads> = Heap::with_cpu(|| {
+            let (sender, answer) = channel();
+            thread::spawn(move || {
+                // SAFETY: the layout has a size.
+                let start = unsafe { HEAP.alloc(Layout::new::<u64>()) };
+                sender.send(start.is_null())
+            });
+            assert_eq!(answer.recv_timeout(Duration::from_secs(60)), Ok(true));
+            Threads
+        });
+        let memory = Vec::leak(vec![0_u8; 1 << 20]);
+        // SAFETY: the memory is leaked.
+        unsafe { HEAP.add_region(memory.as_mut_ptr(), memory.len()) }.expect("1 MiB are enough");
     }
 }

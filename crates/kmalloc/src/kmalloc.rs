@@ -1,16 +1,16 @@
-//! The allocator: takes a request from the cache of its size class, or from whole pages if it has
-//! no class.
+//! The allocator: serves a request from the cache of its size class, or from a run of pages if it
+//! has no class.
 //!
 //! # Concepts
-//! An allocation tries the CPU slot of its class ([`ClassCaches`]), and after a miss that class's
-//! cache. A request larger than all classes becomes a run of pages ([`LargeRuns`]). Slab pages
-//! carry their class as the page map's tag, so an address alone is enough to free: the tag says
-//! class or run. A caller that passes the layout saves this look-up
-//! ([`free_sized`](Kmalloc::free_sized)).
+//! An allocation tries the CPU slot of its class ([`ClassCaches`]), and after a miss the cache of
+//! the class. A request larger than all classes becomes a run of pages ([`LargeRuns`]). The page
+//! map's tag of each slab page is the class. So a free needs only the address: the tag shows
+//! whether it is an object, and of which class. A caller that passes the layout
+//! ([`free_sized`](Kmalloc::free_sized)) saves this look-up.
 //!
 //! # Invariants
-//! - I1: an address whose tag is a class is an object of that class's cache: no other code tags
-//!   with classes.
+//! - I1: an allocation in a page whose tag is a class is an object of that class's cache, as only
+//!   the caches of classes set such tags.
 
 use core::alloc::Layout;
 use core::mem::ManuallyDrop;
@@ -56,8 +56,9 @@ use crate::mixed::Reclaim;
 /// ```
 #[repr(C)]
 pub struct Kmalloc<S: System<Pages: PageResize>, K: Hardening = Off> {
-    /// First, so that the table of per-CPU handles is at the address of the allocator.
+    /// The first field, so that the table of per-CPU handles is at the address of the allocator.
     pub(crate) caches: ClassCaches<S, K>,
+    /// The page tags of the source's main range, which frees read without a search.
     tags: TagRange,
     pub(crate) large: LargeRuns,
 }
@@ -77,8 +78,8 @@ unsafe impl<S, K: Hardening> Sync for Kmalloc<S, K> where
 impl<S: System<Pages: PageResize>> Kmalloc<S> {
     /// Makes an allocator whose caches are in `registry`. Takes no memory before the first request.
     ///
-    /// A registry may have only one such allocator: a second one would take the first one's objects
-    /// for its own. Example: see [`Kmalloc`].
+    /// A registry may have only one such allocator: a second one would free objects of the first
+    /// one to its own caches. Example: see [`Kmalloc`].
     pub fn new(registry: Registry<S>) -> Self {
         Self::with_hardening(registry)
     }
@@ -86,7 +87,7 @@ impl<S: System<Pages: PageResize>> Kmalloc<S> {
 
 impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// Makes an allocator as [`new`](Kmalloc::new) does, whose caches make the checks of the preset
-    /// `K`. The preset does not matter for large allocations: only the page map checks them.
+    /// `K`. Large allocations are checked by the page map only, under every preset.
     /// Example: see [the crate](crate).
     pub fn with_hardening(registry: Registry<S>) -> Self {
         // The registry does not move its page source from now on.
@@ -102,9 +103,10 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         self
     }
 
-    /// Sets about how many bytes of objects each CPU keeps for each class in one of its two
-    /// magazines, see [`CacheBuilder::magazine_bytes`](slab::CacheBuilder::magazine_bytes). Call it
-    /// before the first request. Example: see [`Kmalloc`].
+    /// Sets the approximate size in bytes of the objects in a full magazine; each CPU has up to two
+    /// magazines for each class. See
+    /// [`CacheBuilder::magazine_bytes`](slab::CacheBuilder::magazine_bytes). Call it before the
+    /// first request. Example: see [`Kmalloc`].
     ///
     /// # Panics
     /// When `bytes` is zero.
@@ -114,7 +116,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         self
     }
 
-    /// Sets for how many bytes of free objects the depot of each class has room, see
+    /// Sets the capacity of the depot of each class, in bytes of free objects. See
     /// [`CacheBuilder::depot_bytes`](slab::CacheBuilder::depot_bytes). Call it before the first
     /// request. Example: see [the crate](crate).
     pub const fn with_depot_bytes(mut self, bytes: usize) -> Self {
@@ -122,7 +124,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         self
     }
 
-    /// Makes slabs of at least `objects` objects of a class, see
+    /// Sets the minimum number of objects in a slab. See
     /// [`CacheBuilder::min_objects`](slab::CacheBuilder::min_objects). Call it before the first
     /// request. Example: see [the crate](crate).
     pub const fn with_min_objects(mut self, objects: usize) -> Self {
@@ -147,38 +149,39 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// alignments beyond the largest block ([`Order::MAX`](page_frame::Order::MAX)).
     #[inline]
     pub fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, OutOfMemory> {
-        // The cold calls come last, so that the hot path needs no stack frame.
-        let Some(class) = ClassIndex::of_some_bytes(layout) else {
+        // The cold calls are the last ones, so that a hit needs no stack frame.
+        let Some(class) = ClassIndex::fitting(layout.size(), layout.align()) else {
             return self.allocate_missed(layout);
         };
-        match self.caches.hit(class) {
+        match self.caches.allocate_hit(class) {
             Some(object) => Ok(object),
-            None => self.allocate_in_cache(class, layout),
+            None => self.allocate_in_class_missed(class, layout),
         }
     }
 
-    /// Allocates after a miss, or for a layout without a class: a request for zero bytes gets one,
-    /// and large layouts get pages.
+    /// Allocates after a miss, or for a layout without a class. A request for zero bytes gets one
+    /// byte, and a large one gets pages.
     #[cold]
     #[inline(never)]
     pub(crate) fn allocate_missed(&self, layout: Layout) -> Result<NonNull<u8>, OutOfMemory> {
         match ClassIndex::for_layout(layout) {
-            Some(class) => self.allocate_in_cache(class, layout),
+            Some(class) => self.allocate_in_class_missed(class, layout),
             None => self.caches.allocate_large(&self.large, layout),
         }
     }
 
-    /// Allocates for `layout`, of `class`, after a miss: from the class's cache, or without one.
+    /// Allocates for `layout`, of `class`, after a miss: from the class's cache, or from a byte
+    /// source.
     #[cold]
     #[inline(never)]
-    pub(crate) fn allocate_in_cache(
+    pub(crate) fn allocate_in_class_missed(
         &self,
         class: ClassIndex,
         layout: Layout,
     ) -> Result<NonNull<u8>, OutOfMemory> {
         let borrowed = BorrowedId::new(self.registry().cpu());
         if borrowed.is_lent {
-            if let Some(object) = self.caches.hit(class) {
+            if let Some(object) = self.caches.allocate_hit(class) {
                 return Ok(object);
             }
         }
@@ -190,8 +193,8 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     }
 
     /// Allocates memory for `layout` as [`allocate`](Self::allocate) does, without reclaiming: the
-    /// page source reclaims nothing for it, so no shrinker and no out-of-memory hook runs. For
-    /// callers that can do without the memory, or may not wait. Example: see [the crate](crate).
+    /// page source calls no shrinker and no out-of-memory hook. For callers that can do without the
+    /// memory, or may not wait. Example: see [the crate](crate).
     ///
     /// # Errors
     /// [`OutOfMemory`](page_frame::OutOfMemory) when nothing is free; see
@@ -201,7 +204,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
             let run = self.large.try_allocate(self.source(), layout).map(|run| run.start());
             return run.or_else(|_| self.caches.try_allocate_bytes(layout));
         };
-        if let Some(object) = self.caches.hit(class) {
+        if let Some(object) = self.caches.allocate_hit(class) {
             return Ok(object);
         }
         let object = match self.caches.get_pure(class) {
@@ -219,17 +222,17 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// As [`allocate`](Self::allocate).
     pub fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, OutOfMemory> {
         let (start, bytes, is_zero) = match ClassIndex::for_layout(layout) {
-            Some(class) => match self.caches.hit(class) {
+            Some(class) => match self.caches.allocate_hit(class) {
                 Some(object) => (object, class.size(), false),
                 None => {
-                    let start = self.allocate_in_cache(class, layout)?;
+                    let start = self.allocate_in_class_missed(class, layout)?;
                     (start, self.bytes_in(class, start), false)
                 }
             },
             None => match self.large.allocate(self.source(), layout) {
                 Ok(run) => (run.start(), run.pages() << PAGE_SHIFT, run.is_zero()),
                 Err(OutOfMemory) => {
-                    let start = self.caches.allocate_large_otherwise(&self.large, layout)?;
+                    let start = self.caches.retry_large(&self.large, layout)?;
                     (start, self.usable_size(start).unwrap_or(layout.size()), false)
                 }
             },
@@ -241,21 +244,23 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         Ok(start)
     }
 
-    /// Allocates for `layout`, which has `class`.
+    /// Allocates for `layout`, of `class`.
     #[inline]
-    pub(crate) fn allocate_in(
+    pub(crate) fn allocate_in_class(
         &self,
         class: ClassIndex,
         layout: Layout,
     ) -> Result<NonNull<u8>, OutOfMemory> {
-        self.caches.hit(class).map_or_else(|| self.allocate_in_cache(class, layout), Ok)
+        self.caches
+            .allocate_hit(class)
+            .map_or_else(|| self.allocate_in_class_missed(class, layout), Ok)
     }
 
-    /// Frees an allocation of any size. Takes one load more than [`free_sized`](Self::free_sized).
+    /// Frees an allocation of any size. Costs one load more than [`free_sized`](Self::free_sized).
     ///
-    /// Addresses that are not an allocation's start are a [fault](page_frame::Fault) if the page
-    /// map shows it: memory that is not the source's, freed or interior pages of large allocations,
-    /// raw blocks, objects of private caches. Example: see [`Kmalloc`].
+    /// An address at which no allocation starts is a [fault](page_frame::Fault) if the page map
+    /// shows it. These are memory of another source, freed or interior pages of large allocations,
+    /// blocks of the page source, and objects of private caches. Example: see [`Kmalloc`].
     ///
     /// # Safety
     /// 1. `start` came from this allocator and has not been freed since.
@@ -265,9 +270,9 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     pub unsafe fn free(&self, start: NonNull<u8>) {
         // SAFETY: the registry has not moved its source since `with_hardening`.
         if let Some(tag) = unsafe { self.tags.tag_index(start.addr().get()) } {
-            // SAFETY: clause 1 of `free_hit_by_tag`: a tag is a byte. Clause 2: by I1 an address
-            // with a class's tag is an object of its cache, which the caller gives up (clauses 1
-            // and 2).
+            // SAFETY: clause 1 of `free_hit_by_tag`: a tag is a byte. Clause 2: if the tag is a
+            // class, by clause 1 and I1 the allocation is an object of its cache, which the caller
+            // owns and by clause 2 gives up.
             if unsafe { self.caches.free_hit_by_tag(tag, start) } {
                 return;
             }
@@ -276,21 +281,22 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         unsafe { self.free_missed(start) };
     }
 
-    /// Frees an object of `class`.
+    /// Frees an object of the cache of `class`.
     ///
     /// # Safety
-    /// 1. `start` is an object of the cache of `class` that the caller owns, and that no code uses
-    ///    from now on.
+    /// 1. `start` is an object of the cache of `class` that the caller owns. No code uses it from
+    ///    now on.
     #[inline(always)]
     pub(crate) unsafe fn free_object(&self, class: ClassIndex, start: NonNull<u8>) {
         // SAFETY: clause 1 of `free_hit_by_tag`: the tag of a class is a byte. Clause 2: clause 1.
         if !unsafe { self.caches.free_hit_by_tag(FIRST_TAG + class.index(), start) } {
-            // SAFETY: clause 1: a miss changes nothing, and the caller owns the object.
+            // SAFETY: clause 1: by clause 1 the caller owns the object, as a miss changes nothing.
             unsafe { self.free_missed(start) };
         }
     }
 
-    /// Frees after a miss, or if the address is not in a slab of ours in the range of most pages.
+    /// Frees after a miss, or an address outside of the source's main range, or one that is not in
+    /// a slab of a class.
     ///
     /// # Safety
     /// 1. As for [`free`](Self::free).
@@ -299,10 +305,10 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     #[track_caller]
     unsafe fn free_missed(&self, start: NonNull<u8>) {
         let class = self.class_at(start);
-        let find = |class| self.caches.get(class);
-        // SAFETY: clause 1 of `free_borrowing`: by I1 `start` is an object of the class's cache, or
-        // without a class the caller's by clause 1.
-        unsafe { self.free_borrowing(class, find, start) };
+        let cache = class.and_then(|class| self.caches.get(class));
+        // SAFETY: clause 1 of `free_to`: by clause 1 the caller has an allocation at `start`, and
+        // by I1 it is an object of the class's cache if there is a class. Clause 2: clause 1.
+        unsafe { self.free_to(class, cache, start) };
     }
 
     /// Frees an allocation for `layout`. A hit is a push in the caller's CPU slot, without a
@@ -314,7 +320,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     #[inline(always)]
     #[track_caller]
     pub unsafe fn free_sized(&self, start: NonNull<u8>, layout: Layout) {
-        if let Some(class) = ClassIndex::of_some_bytes(layout) {
+        if let Some(class) = ClassIndex::fitting(layout.size(), layout.align()) {
             // SAFETY: clauses 1 and 2: `start` was allocated for the layout's class, and the
             // caller gives it up.
             if unsafe { self.caches.free_hit(class, start) } {
@@ -333,26 +339,29 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     #[inline(never)]
     #[track_caller]
     pub(crate) unsafe fn free_sized_missed(&self, start: NonNull<u8>, layout: Layout) {
-        let find = |class| self.caches.get_pure(class);
-        // SAFETY: clause 1 of `free_borrowing`: by clause 1 `start` was allocated for the layout's
-        // class, so it is its cache's if the class is pure (I3 of the caches).
-        unsafe { self.free_borrowing(ClassIndex::for_layout(layout), find, start) };
+        let class = ClassIndex::for_layout(layout);
+        let cache = class.and_then(|class| self.caches.get_pure(class));
+        // SAFETY: clause 1 of `free_to`: by clause 1 `start` was allocated for the layout's class.
+        // If the class is pure, it is an object of the class's cache (I3 of `class_caches.rs`).
+        // Clause 2: clause 1.
+        unsafe { self.free_to(class, cache, start) };
     }
 
-    /// Frees memory allocated for `class`, after a miss: to the cache that `find` finds, or as
-    /// [`free_mixed`](Self::free_mixed) and [`free_without_class`](ClassCaches::free_without_class)
-    /// do. If the machine lends the caller an id, it tries for a hit again.
+    /// Frees memory of `class`, or without a class, after a miss. It goes to `cache`, if there is
+    /// one. Otherwise [`free_mixed`](Self::free_mixed) or
+    /// [`free_without_class`](ClassCaches::free_without_class) frees it. If the machine lends the
+    /// caller an id, this tries for a hit once more.
     ///
     /// # Safety
-    /// 1. `start` was allocated for `class`, or without one; it is an object of the cache that
-    ///    `find` returns.
+    /// 1. `start` was allocated for `class`, or without one. It is an object of `cache`, if there
+    ///    is one.
     /// 2. The caller owns it, and no code uses it from now on.
     #[inline(always)]
     #[track_caller]
-    unsafe fn free_borrowing(
+    unsafe fn free_to(
         &self,
         class: Option<ClassIndex>,
-        find: impl Fn(ClassIndex) -> Option<ManuallyDrop<Cache<S, K>>>,
+        cache: Option<ManuallyDrop<Cache<S, K>>>,
         start: NonNull<u8>,
     ) {
         let borrowed = BorrowedId::new(self.registry().cpu());
@@ -362,19 +371,18 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
                 return;
             }
         }
-        let Some(class) = class else {
-            // SAFETY: clauses 1 and 2 of `free_without_class`: clauses 1 and 2.
-            return unsafe { self.caches.free_without_class(&self.large, start) };
-        };
-        match find(class) {
-            // SAFETY: clauses 1 and 2: an object of this cache, which the caller gives up.
-            Some(cache) => unsafe { cache.free(start) },
+        match (class, cache) {
+            // SAFETY: clauses 1 and 2 of `free`: by clause 1 an object of this cache, which by
+            // clause 2 the caller owns and gives up. Clause 3: caches of classes have no hooks.
+            (_, Some(cache)) => unsafe { cache.free(start) },
             // SAFETY: clause 1 of `free_mixed`: clause 2.
-            None => unsafe { self.free_mixed(start) },
+            (Some(_), None) => unsafe { self.free_mixed(start) },
+            // SAFETY: clauses 1 and 2 of `free_without_class`: clauses 1 and 2.
+            (None, None) => unsafe { self.caches.free_without_class(&self.large, start) },
         }
     }
 
-    /// Frees memory of a class that is not pure: the page map says whether it is an object.
+    /// Frees memory of a class that is not pure: the page map shows whether it is an object.
     ///
     /// # Safety
     /// 1. The caller owns the allocation at `start`, and no code uses it from now on.
@@ -383,25 +391,26 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     #[track_caller]
     unsafe fn free_mixed(&self, start: NonNull<u8>) {
         match self.class_at(start).and_then(|class| self.caches.get(class)) {
-            // SAFETY: clauses 1 and 2: by I1 an object of this cache; clause 1.
+            // SAFETY: clauses 1 and 2 of `free`: by I1 an object of this cache, which by clause 1
+            // the caller owns and gives up. Clause 3: caches of classes have no hooks.
             Some(cache) => unsafe { cache.free(start) },
-            // SAFETY: clauses 1 and 2 of `free_without_class`: it is in no slab of a class; clause
-            // 1.
+            // SAFETY: clause 1 of `free_without_class`: it is in no slab of a class. Clause 2:
+            // clause 1.
             None => unsafe { self.caches.free_without_class(&self.large, start) },
         }
     }
 
-    /// Returns the class of the slab that `start` lies in, if it is one of ours.
+    /// Returns the class of the slab that `start` lies in, if it is a slab of a class.
     #[inline]
     pub(crate) fn class_at(&self, start: NonNull<u8>) -> Option<ClassIndex> {
-        let far = || class_of(self.source().tag(start.addr().get()));
-        self.class_near(start).or_else(far)
+        let outside = || class_of(self.source().tag(start.addr().get()));
+        self.class_in_range(start).or_else(outside)
     }
 
-    /// Returns the class of the slab that `start` lies in, if it is one of ours in the range of
-    /// most pages.
+    /// Returns what [`class_at`](Self::class_at) does for an address in the source's main range,
+    /// which has most pages; `None` for any other address. Never searches.
     #[inline(always)]
-    pub(crate) fn class_near(&self, start: NonNull<u8>) -> Option<ClassIndex> {
+    pub(crate) fn class_in_range(&self, start: NonNull<u8>) -> Option<ClassIndex> {
         // SAFETY: the registry has not moved its source since `with_hardening`.
         unsafe { self.tags.tag(start.addr().get()) }.and_then(class_of)
     }
@@ -411,14 +420,14 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         self.large.pages()
     }
 
-    /// Returns all pages held: those of the registry with all its caches and with the bytes of a
-    /// small memory, and those of large allocations. O(caches), takes their locks.
+    /// Returns the number of all pages held: by the registry and its caches, by large allocations,
+    /// and by allocations of bytes in a small memory. O(caches), takes their locks.
     /// Example: see [`Kmalloc`].
     pub fn pages_held(&self) -> usize {
         self.registry().pages_held() + self.large_pages()
     }
 
-    /// Releases all pages that hold no memory in use; returns how many. Waits for locks.
+    /// Releases all pages without memory in use; returns their number. Waits for locks.
     /// Example: see [`Kmalloc`].
     pub fn shrink_all(&self) -> usize {
         self.registry().shrink_all()
@@ -428,14 +437,14 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// Example: see [`Kmalloc`].
     ///
     /// # Errors
-    /// Names the first invariant that does not hold.
+    /// The first invariant that does not hold.
     pub fn validate(&self) -> Result<(), Violation> {
         self.registry().validate()
     }
 
-    /// Checks all free objects of all classes for writes since they were freed; see
-    /// [`Cache::check_free_objects`](slab::Cache::check_free_objects).
-    /// Example: see [`Kmalloc::check`].
+    /// Checks all free objects of all classes for writes since they were freed, as
+    /// [`Cache::check_free_objects`](slab::Cache::check_free_objects) does. Returns the number of
+    /// faults. Example: see [`Kmalloc::check`].
     ///
     /// # Safety
     /// 1. No other code uses the allocator or its memory meanwhile.

@@ -1,7 +1,8 @@
-//! Large allocations: whole pages, exactly as many as needed where the page source can.
+//! Large allocations: runs of whole pages. A run has exactly the pages that the request needs, if
+//! the page source can allocate that number.
 //!
-//! The page map says where a run starts and how many pages it has, so [`LargeRuns`] keeps only a
-//! count.
+//! The page map knows where a run starts and how many pages it has, so [`LargeRuns`] keeps only a
+//! count of pages.
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -11,13 +12,14 @@ use page_frame::{
     FaultKind, Order, OutOfMemory, PAGE_SHIFT, PAGE_SIZE, PageMap, PageResize, PageRun, Tag,
 };
 
-/// A run that grows is put at the start of a free block of a few orders above its own: the rest of
-/// the block stays free.
+/// A run that grows moves to the start of a free block that is this many orders larger than the
+/// run. The rest of the block stays free for a while, so that the run can grow in place.
 ///
-/// Chosen by vectors that grow by half up to 256 KiB, 64 of them in turn, alone, in nanoseconds a
-/// step: 230 without, 260 with one order, 98 to 128 with two, 142 to 164 with three.
+/// Measured with 64 vectors that grow in turn, each by half, up to 256 KiB. A step took 230 ns
+/// without room, 260 ns with one order, 98 to 128 ns with two, and 142 to 164 ns with three.
 const ROOM_ORDERS: u8 = 2;
-/// The largest such block: an area of a buddy. Beyond, runs take areas that others may want whole.
+/// The largest order of such a block: an area of a buddy. A larger one would break up areas that
+/// requests for whole areas need.
 const MAX_ROOM: u8 = 9;
 
 /// Maximum number of pages below a wrong pointer that are searched for an allocation around it.
@@ -26,7 +28,7 @@ const SEARCHED: usize = 1 << 18;
 /// The large allocations of an allocator: a count of their pages.
 #[derive(Debug)]
 pub(crate) struct LargeRuns {
-    /// Relaxed throughout: a statistic.
+    /// All accesses are Relaxed: the count is a statistic, and publishes nothing.
     pages: AtomicUsize,
 }
 
@@ -72,7 +74,7 @@ impl LargeRuns {
         Ok(run)
     }
 
-    /// Allocates a run that is expected to grow: with free pages behind it, if there is such a
+    /// Allocates a run that is expected to grow: with free pages after it, if the source has such a
     /// place without reclaiming.
     #[cold]
     pub(crate) fn allocate_with_room<P: PageResize>(
@@ -83,11 +85,11 @@ impl LargeRuns {
         let pages = pages_for(layout.size());
         let with_room = |tight: Order| Order::new((tight.get() + ROOM_ORDERS).min(MAX_ROOM));
         let block = Order::for_pages(pages).and_then(with_room).map_or(0, Order::bytes);
-        // Alignment to a whole block leads to its start.
+        // A run that is aligned to the block lies at the start of it.
         if let Ok(roomy) = Layout::from_size_align(layout.size(), block.max(layout.align())) {
             match self.try_allocate(source, roomy) {
                 Ok(run) if run.pages() == pages => return Ok(run.start()),
-                // A source of whole blocks would keep the room for nothing.
+                // A source of whole blocks has allocated the room too, which would be wasted.
                 // SAFETY: clause 1: just allocated, and no other code has seen it.
                 Ok(run) => _ = unsafe { self.free(source, run.start()) },
                 Err(OutOfMemory) => {}
@@ -106,8 +108,8 @@ impl LargeRuns {
         let address = start.addr().get();
         let Some(pages) = Self::pages_at(source, address) else { return false };
         self.pages.fetch_sub(pages, Ordering::Relaxed);
-        // SAFETY: a run of the source starts here, and clause 1 gives it to us. Its address only
-        // names it.
+        // SAFETY: a run of `pages` pages of the source starts at `address`, and by clause 1 the
+        // caller gives it up. The source makes the pointer from the address.
         unsafe { source.free_run(source.pointer(address), pages) };
         true
     }
@@ -129,14 +131,15 @@ impl LargeRuns {
         if new_pages == pages {
             return true;
         }
-        // SAFETY: clause 1: a run of that many pages, and what lies behind the new end is not used.
+        // SAFETY: clause 1: a run of `pages` pages that the caller owns, and no code uses the pages
+        // after the new end.
         if unsafe { source.resize_run(source.pointer(address), pages, new_pages) } {
-            // Wrapping addition of the difference: a run that became shorter is subtracted.
+            // The atomic addition wraps, so this subtracts if the run became shorter.
             self.pages.fetch_add(new_pages.wrapping_sub(pages), Ordering::Relaxed);
             return true;
         }
-        // A source of whole blocks cannot give the tail back: staying costs less than moving while
-        // half is used.
+        // A source of whole blocks cannot free the tail. The run stays while more than half of it
+        // is used, as moving it would cost more than the tail.
         new_pages < pages && new_pages * 2 > pages
     }
 
@@ -160,9 +163,9 @@ impl LargeRuns {
         unsafe { source.move_content(from, to, pages_for(bytes)) }
     }
 
-    /// Returns what is wrong with a free of `address`, at which no allocation starts. `is_ours`
-    /// returns whether the source has the page of an address. Looks at the tags of the pages
-    /// before, at most [`SEARCHED`].
+    /// Returns which mistake a free of `address` is: no allocation starts there. `is_ours` returns
+    /// whether an address lies in a page of the source. Reads the tags of the pages before
+    /// `address`, at most [`SEARCHED`].
     pub(crate) fn misuse_at<P: PageMap>(
         source: &P,
         is_ours: impl Fn(usize) -> bool,
@@ -174,7 +177,8 @@ impl LargeRuns {
             tag if tag != Tag::NONE || !is_ours(address) => return FaultKind::ForeignPointer,
             _ => {}
         }
-        // A page without a tag is free, or a later page of what begins at the last tag.
+        // A page without a tag is free, or it belongs to the run or block whose first page is the
+        // nearest tagged page before it.
         let mut page = address & !(PAGE_SIZE - 1);
         for distance in 1..SEARCHED {
             page = page.wrapping_sub(PAGE_SIZE);
@@ -201,6 +205,7 @@ impl LargeRuns {
     }
 }
 
+/// Returns how many pages `bytes` bytes take: at least one.
 pub(crate) const fn pages_for(bytes: usize) -> usize {
     let pages = bytes.div_ceil(PAGE_SIZE);
     if pages == 0 { 1 } else { pages }

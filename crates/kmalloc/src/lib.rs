@@ -1,6 +1,7 @@
-//! Memory of any size, from object caches over any source of pages, without a heap.
+//! Memory of any size: small requests from object caches, large ones from runs of pages, over any
+//! page source. It needs no other heap.
 //!
-//! A kernel or a firmware declares a heap, and gives it memory when it knows of some:
+//! A kernel or a firmware declares a heap, and adds memory to it as soon as it knows of some:
 //!
 //! ```
 //! use kmalloc::Heap;
@@ -20,8 +21,8 @@
 //! - [`Heap`]: the heap of a kernel, over memory regions that are added at any time.
 //! - [`Global`]: a program's `#[global_allocator]` over any page source, set up at the first
 //!   request.
-//! - [`Kmalloc`]: the allocator of both: allocate, free, resize, in Rust's terms (`Layout`) and
-//!   under the kernel's names.
+//! - [`Kmalloc`]: the allocator inside both: allocates, frees and resizes, by `Layout` or under the
+//!   names of the Linux kernel.
 //! - References to all three are `Allocator`s: of `allocator-api2` 0.2 or 0.4 with the features
 //!   `allocator-api2-02` or `allocator-api2-04`, of the standard library with `nightly`.
 //!
@@ -47,35 +48,35 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Some requests are not worth reclaiming memory for:
+//! [`Kmalloc::try_allocate`] fails instead of reclaiming memory, for example by killing a process:
 //!
 //! ```
 //! # use core::alloc::Layout;
 //! # use kmalloc::Kmalloc;
 //! # use page_frame::{Arena, Reclaiming, Shrink, SingleCpu};
 //! # use slab::Registry;
-//! struct Kill;
-//! impl Shrink for Kill {
+//! struct KillProcess;
+//! impl Shrink for KillProcess {
 //!     fn reclaimable(&self) -> usize { 0 }
-//!     fn shrink(&self, _: usize) -> usize { unreachable!("nobody is killed for it") }
+//!     fn shrink(&self, _: usize) -> usize { unreachable!("`try_allocate` does not reclaim") }
 //! }
 //! # let mut memory = vec![core::mem::MaybeUninit::uninit(); 1 << 20];
-//! let source = Reclaiming::new(Arena::new(&mut memory)?, Kill);
+//! let source = Reclaiming::new(Arena::new(&mut memory)?, KillProcess);
 //! let kmalloc = Kmalloc::new(Registry::new(source, SingleCpu::new())?);
 //! assert!(kmalloc.try_allocate(Layout::new::<[u8; 8 << 20]>()).is_err());
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! # Theory
-//! A request is narrowed once: from a layout to a **class**, an object size that a cache of its own
-//! serves. Few classes mean few half-empty slabs; many mean little waste inside objects.
-//! [`ClassIndex`] holds the compromise and its bounds, as `const fn`, so that the class of a
-//! constant size is a constant. A request beyond the largest class is **large**: it takes whole
-//! pages from the page source.
+//! Each request belongs to a **class**: an object size that has a cache of its own. With few
+//! classes, few slabs are half empty; with many classes, little memory is wasted inside objects.
+//! [`ClassIndex`] defines the classes and bounds the waste. Its functions are `const fn`, so the
+//! class of a constant size is a constant. A request beyond the largest class is **large**: it
+//! takes a run of whole pages from the page source.
 //!
-//! Memory has no header in front of it. A caller that knows the layout of what it frees passes it,
-//! and the class follows. Otherwise the page map tells: every page of a slab carries its class, and
-//! the head of every run of pages its length.
+//! Allocations have no header. A caller that knows the layout of the memory that it frees passes
+//! the layout, from which the class follows. Otherwise the page map has the class of each page of a
+//! slab, and the number of pages of each run.
 //!
 //! ```
 //! use core::alloc::Layout;
@@ -107,7 +108,6 @@ mod mixed;
 mod requested_size;
 mod resize;
 mod shrink;
-mod static_kmalloc;
 
 pub use crate::kmalloc::Kmalloc;
 #[cfg(any(feature = "ax-allocator", feature = "axallocator"))]

@@ -1,4 +1,5 @@
-//! The kernel's names, for code that is ported from it.
+//! The function names of the Linux kernel (`kmalloc`, `kfree` and others), for code that is ported
+//! from it.
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -10,8 +11,8 @@ use crate::class::{ClassIndex, LARGEST};
 use crate::kmalloc::Kmalloc;
 use crate::mixed::is_checked;
 
-/// The alignment of what the kernel's names allocate: that of a pointer pair, unless the size's
-/// class has a larger one.
+/// The alignment in bytes of all memory that these functions allocate: two pointers. Sizes that are
+/// powers of two get a larger one.
 const ALIGNMENT: usize = 2 * size_of::<usize>();
 const _: () = assert!(ALIGNMENT == 16 || ALIGNMENT == 8);
 
@@ -44,9 +45,10 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// As [`allocate`](Self::allocate).
     #[inline(always)]
     pub fn kmalloc(&self, bytes: usize) -> Result<NonNull<u8>, OutOfMemory> {
-        // The one cold call comes last, and gets no more than the caller has in a register.
-        if let Some(class) = class_for(bytes) {
-            if let Some(object) = self.caches.hit(class) {
+        // One cold call, and last, so that the hit needs no stack frame. Its arguments are those of
+        // this function, which are in registers.
+        if let Some(class) = ClassIndex::fitting(bytes, ALIGNMENT) {
+            if let Some(object) = self.caches.allocate_hit(class) {
                 return Ok(object);
             }
         }
@@ -93,8 +95,9 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// As [`reallocate`](Self::reallocate).
     ///
     /// # Safety
-    /// 1. `start`, if any, came from one of the kernel's names and has not been freed since.
-    /// 2. Unless it fails, the address returned is used from now on, and `start` no longer.
+    /// 1. `start`, if any, came from one of these functions (those with the kernel's names) and has
+    ///    not been freed since.
+    /// 2. Unless this fails, no code uses `start` from now on, but the address returned.
     #[inline(always)]
     pub unsafe fn krealloc(
         &self,
@@ -103,30 +106,34 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     ) -> Result<NonNull<u8>, OutOfMemory> {
         let Some(start) = start else { return self.kmalloc(new_bytes) };
         if !is_checked::<K>() {
-            if let (Some(class), Some(new)) = (self.class_near(start), class_for(new_bytes)) {
+            let new = ClassIndex::fitting(new_bytes, ALIGNMENT);
+            if let (Some(class), Some(new)) = (self.class_in_range(start), new) {
                 let allocate = || self.kmalloc(new_bytes);
-                // SAFETY: clause 1: an object of the class in whose slab it lies. Clause 2: the
-                // bytes of its class, and of the new size at most.
+                // SAFETY: clause 1: an object of the cache of `class`, as it lies in a slab of the
+                // class, and by the caller's clauses the caller owns it and gives it up. Clause 2:
+                // `allocate` allocates `new_bytes` bytes.
                 let resize = || unsafe { self.move_object(start, class, new_bytes, allocate) };
                 return if class == new { Ok(start) } else { resize() };
             }
         }
         // SAFETY: clauses 1 and 2.
-        unsafe { self.krealloc_otherwise(start, new_bytes) }
+        unsafe { self.krealloc_slow(start, new_bytes) }
     }
 
-    /// Changes the size of an allocation of pages or bytes, or to one of them, or with checks.
+    /// Changes the size of an allocation where the fast path of [`krealloc`](Self::krealloc) does
+    /// not apply: one of the two sizes has no class, the memory is no object of a cache, or the
+    /// preset makes checks.
     ///
     /// # Safety
     /// 1. As for [`krealloc`](Self::krealloc).
     #[inline(never)]
-    unsafe fn krealloc_otherwise(
+    unsafe fn krealloc_slow(
         &self,
         start: NonNull<u8>,
         new_bytes: usize,
     ) -> Result<NonNull<u8>, OutOfMemory> {
         let class = self.class_at(start);
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: by clause 1 the caller owns the allocation at `start`.
         let Some(bytes) = (unsafe { self.usable_size_owned(class, start) }) else {
             self.caches.report_foreign(start);
             return Err(OutOfMemory);
@@ -135,7 +142,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         unsafe { self.resize(start, class, bytes, layout(new_bytes)?) }
     }
 
-    /// Frees what one of the kernel's names returned; does nothing for `None`.
+    /// Frees memory from one of the functions with the kernel's names; does nothing for `None`.
     /// Example: see [`Kmalloc::kmalloc`].
     ///
     /// # Safety
@@ -149,20 +156,10 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         }
     }
 
-    /// Returns [`usable_size`](Self::usable_size), zero where nothing starts.
+    /// Returns [`usable_size`](Self::usable_size), or zero if no allocation starts at `start`.
     /// Example: see [`Kmalloc::kmalloc`].
     pub fn ksize(&self, start: NonNull<u8>) -> usize {
         self.usable_size(start).unwrap_or(0)
-    }
-}
-
-/// Returns the class of `bytes` bytes, that of their [`layout`]. On 64-bit targets `None` for zero
-/// bytes as well: the other way looks again.
-#[inline(always)]
-fn class_for(bytes: usize) -> Option<ClassIndex> {
-    match ALIGNMENT {
-        16 => ClassIndex::for_double_steps(bytes),
-        _ => ClassIndex::for_size(bytes),
     }
 }
 

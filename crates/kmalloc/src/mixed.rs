@@ -1,19 +1,20 @@
-//! Requests that no cache serves at once: large ones, the first one of a class, and in a small
-//! memory all others.
+//! Requests that no built cache serves: large ones, the first one of a class, and all requests in a
+//! small memory.
 //!
 //! # Concepts
-//! A cache takes at least a page for each class, which is most of a small memory. If the page
-//! source serves bytes ([`ByteSource`]) and says that its memory is small, no cache of a class is
-//! built: the source serves each request, in steps of 16 bytes. A source that grows
-//! ([`Regions`](page_frame::Regions)) may become large later. Then caches are built for classes,
-//! and those that got bytes before stay [mixed](crate::class_caches). In a memory that is not small
-//! a class becomes mixed when there is no page for its cache, but there are bytes.
+//! Each cache takes at least one page, so the caches of a few classes would take most of a small
+//! memory. If the page source also allocates bytes ([`ByteSource`]) and says that its memory is
+//! small, kmalloc builds no cache of a class. The source then serves each request, in steps of 16
+//! bytes. A source that grows ([`Regions`](page_frame::Regions)) may become large later. From then
+//! on classes get caches, and the classes that got bytes before stay [mixed](crate::class_caches).
+//! In a memory that is not small, a class becomes mixed when the source has no page for its cache
+//! but still has bytes.
 //!
-//! All of this is reached by misses only: the handle of a class without a cache never hits, nor
-//! does a free by layout in a mixed class. The source's lock is taken at each call.
+//! Only misses come here: the handle of a class without a cache is closed, and so is the handle for
+//! frees by layout in a mixed class. Each call takes the source's lock.
 //!
-//! Presets with checks use caches in small memories too, as bytes have no room for the checks'
-//! data.
+//! Presets with checks use caches in small memories too, as bytes of the source have no room for
+//! the data of the checks.
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -32,7 +33,7 @@ pub(crate) enum Reclaim {
     Forbidden,
 }
 
-/// Returns whether the preset `K` makes checks, which need caches.
+/// Returns whether the preset `K` makes any check. Checks need caches.
 pub(crate) const fn is_checked<K: Hardening>() -> bool {
     let around = K::CANARY || K::RED_ZONE > 0 || K::REQUESTED_SIZE || K::HISTORY;
     K::MARKS || K::POISON || K::SHUFFLE || around
@@ -50,15 +51,17 @@ fn allocate_from(
 }
 
 impl<S: System<Pages: PageResize>, K: Hardening> ClassCaches<S, K> {
-    /// Returns the page source's interface for bytes, if there is one and it may be used.
+    /// Returns the page source's interface for bytes, if it has one and the preset allows its use.
     pub(crate) fn byte_source(&self) -> Option<&dyn ByteSource> {
         if is_checked::<K>() { None } else { self.registry.source().byte_source() }
     }
 
     /// Allocates for `layout`, of `class`, which is not pure (see the head of
-    /// [`class_caches`](crate::class_caches)): from the byte source if the memory is small, else
-    /// from the class's cache, which it builds at the first request, and from the byte source
-    /// if there is no page for the cache.
+    /// [`class_caches`](crate::class_caches)).
+    ///
+    /// In a small memory the byte source serves the request. In a larger one the class's cache
+    /// does, which the first request builds; if the source has no page for the cache, the byte
+    /// source serves the request.
     #[cold]
     #[inline(never)]
     pub(crate) fn allocate_mixed(
@@ -74,13 +77,14 @@ impl<S: System<Pages: PageResize>, K: Hardening> ClassCaches<S, K> {
             }
         }
         let mut object = self.allocate_or_build(class, reclaim);
-        // A cache that is built needs pages of its own.
+        // Without a cache the failure may be that of `build`, which needs pages for the cache
+        // itself: unused slabs of other caches may have some.
         let may_shrink = reclaim == Reclaim::Allowed && self.get(class).is_none();
         if object.is_err() && may_shrink && self.registry.shrink_unused(1) > 0 {
             object = self.allocate_or_build(class, reclaim);
         }
         match bytes {
-            // There may be bytes where there is no page.
+            // The source may have bytes, though it has no free page.
             Some(bytes) if object.is_err() && self.mix(class) => {
                 allocate_from(bytes, layout, reclaim)
             }
@@ -88,7 +92,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> ClassCaches<S, K> {
         }
     }
 
-    /// Allocates an object of `class`, whose cache it builds if there is none.
+    /// Allocates an object of `class`. Builds the class's cache first, if the class has none.
     #[cold]
     #[inline(never)]
     fn allocate_or_build(
@@ -102,8 +106,8 @@ impl<S: System<Pages: PageResize>, K: Hardening> ClassCaches<S, K> {
         }
     }
 
-    /// Allocates for a layout without a class: pages or, where there is no run of pages, as
-    /// [`allocate_large_otherwise`](Self::allocate_large_otherwise) does.
+    /// Allocates a run of pages for a layout without a class. If the source has no such run, tries
+    /// [`retry_large`](Self::retry_large).
     #[cold]
     #[inline(never)]
     pub(crate) fn allocate_large(
@@ -113,15 +117,15 @@ impl<S: System<Pages: PageResize>, K: Hardening> ClassCaches<S, K> {
     ) -> Result<NonNull<u8>, OutOfMemory> {
         match large.allocate(self.registry.source(), layout) {
             Ok(run) => Ok(run.start()),
-            Err(OutOfMemory) => self.allocate_large_otherwise(large, layout),
+            Err(OutOfMemory) => self.retry_large(large, layout),
         }
     }
 
-    /// Allocates for a layout without a class, for which there is no run of pages: of pages that
-    /// the caches do not use, or bytes.
+    /// Allocates for a layout without a class after the source had no run of pages: bytes, or a run
+    /// or bytes of the pages that the caches release.
     #[cold]
     #[inline(never)]
-    pub(crate) fn allocate_large_otherwise(
+    pub(crate) fn retry_large(
         &self,
         large: &LargeRuns,
         layout: Layout,
@@ -129,7 +133,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> ClassCaches<S, K> {
         if let Ok(start) = self.try_allocate_bytes(layout) {
             return Ok(start);
         }
-        // All of them, as pages make a run only where they are neighbours.
+        // All unused pages are released, as only neighbours make a run.
         if self.registry.shrink_unused(usize::MAX) == 0 {
             return Err(OutOfMemory);
         }
@@ -137,25 +141,25 @@ impl<S: System<Pages: PageResize>, K: Hardening> ClassCaches<S, K> {
         run.or_else(|_| self.try_allocate_bytes(layout))
     }
 
-    /// Allocates bytes for a layout without a class, after a run of pages could not be allocated.
-    /// Does not reclaim: the request for pages has done so, if it may.
+    /// Allocates bytes for a layout without a class, after the source had no run of pages. Does not
+    /// reclaim: the request for pages has reclaimed, if it was allowed to.
     #[cold]
     pub(crate) fn try_allocate_bytes(&self, layout: Layout) -> Result<NonNull<u8>, OutOfMemory> {
         self.byte_source().ok_or(OutOfMemory)?.try_allocate_bytes(layout)
     }
 
-    /// Frees a run of pages, or bytes. Reports a mistake: an address at which neither starts.
+    /// Frees a run of pages, or bytes. Reports a fault if neither starts at `start`.
     ///
     /// # Safety
     /// 1. `start` is not an object of a class.
     /// 2. The caller owns the allocation at `start`, and no code uses it from now on.
     #[track_caller]
     pub(crate) unsafe fn free_without_class(&self, large: &LargeRuns, start: NonNull<u8>) {
-        // SAFETY: clause 1: clause 2.
+        // SAFETY: clause 1 of `LargeRuns::free`: clause 2.
         if unsafe { large.free(self.registry.source(), start) } {
             return;
         }
-        // SAFETY: clauses 1 and 2: clause 2.
+        // SAFETY: clauses 1 and 2 of `free_at`: clause 2.
         let freed = self.byte_source().map(|bytes| unsafe { bytes.free_at(start) });
         if freed != Some(Ok(())) {
             self.report_foreign(start);
@@ -173,12 +177,14 @@ impl<S: System<Pages: PageResize>, K: Hardening> ClassCaches<S, K> {
     /// objects of its cache.
     ///
     /// # Safety
-    /// 1. The caller owns what is at `start`, and no code uses a tail that is given up.
+    /// 1. The caller owns the allocation at `start`. If the new size is smaller, no code uses the
+    ///    bytes after it.
     #[cold]
     pub(crate) unsafe fn resize_bytes(&self, start: NonNull<u8>, new: Layout) -> bool {
         let Some(source) = self.byte_source() else { return false };
         let fits = self.bytes_at(start).is_some() && start.addr().get() % new.align() == 0;
-        // SAFETY: clauses 1 and 2: bytes are allocated there; clause 1.
+        // SAFETY: clause 1 of `resize_at`: `fits` says that bytes are allocated there, and by
+        // clause 1 the caller owns them. Clause 2: clause 1.
         fits && ClassIndex::for_layout(new).is_none_or(|class| self.mix(class))
             && unsafe { source.resize_at(start, new.size()) }
     }
@@ -187,8 +193,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> ClassCaches<S, K> {
     #[cold]
     #[track_caller]
     pub(crate) fn report_foreign(&self, start: NonNull<u8>) {
-        let address = start.addr().get();
-        self.registry.report(&Fault::at_address(self.misuse_at(address), address));
+        self.registry.report(&self.misuse_of(start));
     }
 
     /// Returns the fault of a free of `start`, at which no allocation starts.
@@ -198,11 +203,11 @@ impl<S: System<Pages: PageResize>, K: Hardening> ClassCaches<S, K> {
         Fault::at_address(self.misuse_at(address), address)
     }
 
-    /// Returns what is wrong with a free of `address`, at which no allocation starts.
+    /// Returns which mistake a free of `address` is: no allocation starts there.
     fn misuse_at(&self, address: usize) -> FaultKind {
         let source = self.registry.source();
         let bytes = self.byte_source().filter(|_| source.tag(address) == Tag::NONE);
-        // A byte source knows the faults of its own memory only.
+        // A byte source recognises the faults in its own memory only.
         if let Some(fault) = bytes.and_then(|bytes| bytes.bytes_at(address).err()) {
             if fault != FaultKind::ForeignPointer {
                 return fault;

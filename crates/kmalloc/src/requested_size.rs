@@ -1,9 +1,9 @@
-//! The size that a caller asked for, for presets that keep it beside each object.
+//! The requested size of each allocation, under presets that record it beside the object.
 //!
-//! Such a preset finds a write of one byte more than was asked for. Therefore no caller may use the
-//! rest of the class: the usable size of an allocation is what was asked for. (Linux's `ksize`
-//! extends the permitted size to the whole object instead, so that one query hides the overflow.)
-//! Other presets let callers use all bytes of the class, and compile none of this.
+//! Such a preset finds a write of a single byte beyond the requested size. So the usable size of an
+//! allocation is its requested size there, not that of the class. (Linux's `ksize` extends the
+//! permitted size to the whole object instead, so that one query hides the overflow.) Other presets
+//! let callers use all bytes of the class, and compile no code of this file.
 
 use core::ptr::NonNull;
 
@@ -14,8 +14,8 @@ use crate::class::ClassIndex;
 use crate::class_caches::ClassCaches;
 
 impl<S: System<Pages: PageResize>, K: Hardening> ClassCaches<S, K> {
-    /// Records that `bytes` bytes of `object`, which was just allocated for `class`, were asked
-    /// for. A request for zero bytes gets one. Returns the object.
+    /// Records `bytes` as the requested size of `object`, which was just allocated for `class`. A
+    /// request for zero bytes gets one. Returns the object.
     #[inline(always)]
     pub(crate) fn note_requested_size(
         &self,
@@ -25,15 +25,15 @@ impl<S: System<Pages: PageResize>, K: Hardening> ClassCaches<S, K> {
     ) -> NonNull<u8> {
         if K::REQUESTED_SIZE {
             if let Some(cache) = self.get_pure(class) {
-                // SAFETY: clauses 1 and 2: just allocated from this cache, the only source of
-                // memory of a pure class; no code has it yet.
+                // SAFETY: clause 1: the object was just allocated from this cache, as all memory of
+                // a pure class is. Clause 2: no other code has the object yet.
                 unsafe { cache.set_requested_size(object, bytes.max(1)) };
             }
         }
         object
     }
 
-    /// Returns how many bytes of the object at `start`, of `class`, may be used.
+    /// Returns the usable size in bytes of the object at `start`, of `class`.
     #[inline(always)]
     pub(crate) fn usable_size_of(&self, class: ClassIndex, start: NonNull<u8>) -> usize {
         if K::REQUESTED_SIZE {
@@ -44,27 +44,29 @@ impl<S: System<Pages: PageResize>, K: Hardening> ClassCaches<S, K> {
         class.size()
     }
 
-    /// Returns [`usable_size_of`](Self::usable_size_of) without a lock.
+    /// Returns the usable size as [`usable_size_of`](Self::usable_size_of) does, without a lock.
     ///
     /// # Safety
-    /// 1. The caller owns the object at `start`, of `class`, as far as checks can tell.
+    /// 1. The caller owns the object at `start`, of `class`. Where that is a mistake, the checks
+    ///    report it as they do in a free.
     #[inline(always)]
     pub(crate) unsafe fn usable_size_owned(&self, class: ClassIndex, start: NonNull<u8>) -> usize {
         if K::REQUESTED_SIZE {
             if let Some(cache) = self.get_pure(class) {
-                // SAFETY: clause 1.
+                // SAFETY: clause 1 of `requested_size_owned`: clause 1.
                 return unsafe { cache.requested_size_owned(start) };
             }
         }
         class.size()
     }
 
-    /// Prepares the allocation at `start`, of `class`, for `bytes` bytes in place. Returns whether
-    /// that succeeded: it fails for an object with a fault, which the free of it reports.
+    /// Changes the requested size of the allocation at `start`, of `class`, to `bytes` in place.
+    /// Returns whether that succeeded. It fails for an object with a fault: the caller then moves
+    /// the content and frees the object, which reports the fault.
     ///
     /// # Safety
-    /// 1. The caller owns the allocation at `start`, as far as checks can tell, and gives up the
-    ///    bytes behind the new size.
+    /// 1. The caller owns the allocation at `start`, and gives up the bytes after the new size.
+    ///    Where that is a mistake, the checks report it as they do in a free.
     #[inline(always)]
     pub(crate) unsafe fn resize_in_class(
         &self,
@@ -76,11 +78,12 @@ impl<S: System<Pages: PageResize>, K: Hardening> ClassCaches<S, K> {
             return true;
         }
         let Some(cache) = self.get_pure(class) else { return true };
-        // SAFETY: clauses 1 and 2: clause 1.
+        // SAFETY: clauses 1 and 2 of `check_owned`: clause 1.
         if unsafe { cache.check_owned(start) }.is_err() {
             return false;
         }
-        // SAFETY: clauses 1 and 2: the check has found the object in use; clause 1.
+        // SAFETY: clause 1 of `set_requested_size`: the check has found the object in use. Clause
+        // 2: clause 1.
         unsafe { cache.set_requested_size(start, bytes.max(1)) };
         true
     }

@@ -1,5 +1,5 @@
-//! The size of an allocation: how many bytes may be used, checks of it, and its change, in place
-//! where the class, the run or the granules allow that, otherwise by moving.
+//! The size of an allocation: its usable size, checks of it, and resizing. An allocation is resized
+//! in place where its class, its run of pages or its byte source allows that, and moved otherwise.
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -12,14 +12,16 @@ use crate::kmalloc::Kmalloc;
 use crate::large::{LargeRuns, pages_for};
 use crate::mixed::is_checked;
 
-/// From this size on content is moved by mapping its pages elsewhere, where the page source can: a
-/// guess. A remapped page costs its entries in the CPU's translation caches, a copied one two
-/// passes over it.
+/// The smallest content in bytes that is moved by mapping its pages elsewhere, if the page source
+/// can, instead of copying it: a guess. Remapping a page costs its entries in the CPU's translation
+/// caches; copying it costs two passes over its bytes.
 const REMAPPED_BYTES: usize = 1 << 20;
+/// The step of sizes of byte sources in bytes ([`ByteSource`](page_frame::ByteSource)).
+const BYTE_STEP: usize = 16;
 
 impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
-    /// Returns the usable size of the allocation at `start`, after the checks of
-    /// [`Cache::check`](slab::Cache::check). Any address is allowed. O(slabs), takes locks.
+    /// Checks the allocation at `start` as [`Cache::check`](slab::Cache::check) does; returns its
+    /// usable size. Any address is allowed. O(slabs), takes locks.
     ///
     /// ```
     /// # use kmalloc::Kmalloc;
@@ -53,20 +55,21 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         bytes.ok_or_else(|| self.caches.misuse_of(start))
     }
 
-    /// Checks the allocation at `start` as [`check`](Self::check) does, and that an allocation for
-    /// `layout` has the same usable size. Example: see [`Kmalloc::check`].
+    /// Checks the allocation at `start` as [`check`](Self::check) does, and compares its usable
+    /// size with that of an allocation for `layout`. Example: see [`Kmalloc::check`].
     ///
     /// # Errors
-    /// Those of [`check`](Self::check), and [`FaultKind::WrongSize`].
+    /// Those of [`check`](Self::check), and [`FaultKind::WrongSize`] if the sizes differ.
     #[track_caller]
     pub fn check_layout(&self, start: NonNull<u8>, layout: Layout) -> Result<(), Fault> {
         let allocated = self.check(start)?;
         self.compare(start, allocated, layout)
     }
 
-    /// Returns the usable size of an allocation of the caller's, after the checks of
-    /// [`Cache::check_owned`](slab::Cache::check_owned): of these, [`check`](Self::check) makes no
-    /// search for writes beyond the allocation. O(1), no lock, but as [`usable_size`].
+    /// Checks an allocation that the caller owns as
+    /// [`Cache::check_owned`](slab::Cache::check_owned) does; returns its usable size. Unlike
+    /// [`check`](Self::check) it also looks for writes beyond the allocation. O(1), no lock; memory
+    /// of an arena that serves bytes costs what [`usable_size`] says.
     ///
     /// ```
     /// # use kmalloc::Kmalloc;
@@ -103,16 +106,17 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     pub unsafe fn check_owned(&self, start: NonNull<u8>) -> Result<usize, Fault> {
         let class = self.class_at(start);
         if let Some(cache) = class.and_then(|class| self.caches.get(class)) {
-            // SAFETY: clauses 1 and 2.
+            // SAFETY: clauses 1 and 2 of `Cache::check_owned`: clauses 1 and 2.
             unsafe { cache.check_owned(start)? };
         }
-        // SAFETY: clause 1.
+        // SAFETY: clause 1 of `usable_size_owned`: clause 1.
         let bytes = unsafe { self.usable_size_owned(class, start) };
         bytes.ok_or_else(|| self.caches.misuse_of(start))
     }
 
-    /// Checks an allocation of the caller's as [`check_owned`](Self::check_owned) does, and its
-    /// size as [`check_layout`](Self::check_layout) does. Example: see [`Kmalloc::check_owned`].
+    /// Checks an allocation that the caller owns as [`check_owned`](Self::check_owned) does, and
+    /// its size as [`check_layout`](Self::check_layout) does. Example: see
+    /// [`Kmalloc::check_owned`].
     ///
     /// # Errors
     /// Those of [`check_layout`](Self::check_layout).
@@ -126,16 +130,19 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         start: NonNull<u8>,
         layout: Layout,
     ) -> Result<(), Fault> {
-        // SAFETY: clauses 1 and 2.
+        // SAFETY: clauses 1 and 2 of `check_owned`: clauses 1 and 2.
         let allocated = unsafe { self.check_owned(start)? };
         self.compare(start, allocated, layout)
     }
 
-    /// Compares the usable size `allocated` of an allocation with that of one for `layout`.
+    /// Compares `allocated`, the usable size of the allocation at `start`, with that of an
+    /// allocation for `layout`.
     #[track_caller]
     fn compare(&self, start: NonNull<u8>, allocated: usize, layout: Layout) -> Result<(), Fault> {
         let given = match ClassIndex::for_layout(layout) {
-            _ if self.caches.bytes_at(start).is_some() => layout.size().max(1).next_multiple_of(16),
+            _ if self.caches.bytes_at(start).is_some() => {
+                layout.size().max(1).next_multiple_of(BYTE_STEP)
+            }
             Some(_) if K::REQUESTED_SIZE => layout.size().max(1),
             Some(class) => class.size(),
             None => pages_for(layout.size()) << PAGE_SHIFT,
@@ -149,10 +156,11 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// Changes the size of an allocation to `new_bytes`, keeping its alignment and the content that
     /// both sizes have.
     ///
-    /// Within a class nothing moves. A large allocation grows into free pages behind it and gives
-    /// its tail back, where the page source can. Otherwise it is copied to a new place: O(bytes). A
-    /// large one that grows is moved to where there are free pages behind it, if there is such a
-    /// place, as what has grown once will grow again. Example: see [`Kmalloc`].
+    /// An allocation stays in place if both sizes have the same class. A large one grows into the
+    /// free pages after it, and shrinks by freeing its tail, if the page source can do that. Every
+    /// other allocation is copied to a new place: O(bytes). A large one that grows is moved to a
+    /// place with free pages after it, if there is one, as it will probably grow again.
+    /// Example: see [`Kmalloc`].
     ///
     /// # Errors
     /// [`OutOfMemory`] when there is no room, or `new_bytes` rounded up to the alignment exceeds
@@ -160,7 +168,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     ///
     /// # Safety
     /// 1. `start` came from this allocator for `layout` and has not been freed since.
-    /// 2. Unless it fails, the address returned is used from now on, and `start` no longer.
+    /// 2. Unless this fails, no code uses `start` from now on, but the address returned.
     #[inline]
     pub unsafe fn reallocate(
         &self,
@@ -169,30 +177,35 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         new_bytes: usize,
     ) -> Result<NonNull<u8>, OutOfMemory> {
         let new = Layout::from_size_align(new_bytes, layout.align())?;
-        let classes = (ClassIndex::of_some_bytes(layout), ClassIndex::of_some_bytes(new));
+        let classes = (
+            ClassIndex::fitting(layout.size(), layout.align()),
+            ClassIndex::fitting(new.size(), new.align()),
+        );
         if let (false, (Some(class), Some(new_class))) = (is_checked::<K>(), classes) {
             if self.caches.get_pure(class).is_some() {
                 let bytes = layout.size().min(new_bytes);
-                let allocate = || self.allocate_in(new_class, new);
-                // SAFETY: clause 1: the class is pure, so it is an object of its cache. Clause 2:
-                // at most the new size.
+                let allocate = || self.allocate_in_class(new_class, new);
+                // SAFETY: clause 1: all memory of a pure class is of its cache, and by the caller's
+                // clauses the caller owns the object and gives it up. Clause 2: `bytes` is at most
+                // the new size.
                 let resize = || unsafe { self.move_object(start, class, bytes, allocate) };
                 return if class == new_class { Ok(start) } else { resize() };
             }
         }
-        // SAFETY: the caller's clauses: the layout leads to the class that it was allocated from.
+        // SAFETY: clause 1: the caller's clauses, and by clause 1 `start` was allocated for the
+        // layout's class.
         unsafe { self.resize(start, ClassIndex::for_layout(layout), layout.size(), new) }
     }
 
-    /// Moves the first `bytes` bytes of the object of `class` at `start`, or all that it has, to
-    /// what `allocate` allocates, and frees the object.
+    /// Moves the content of the object of `class` at `start` to memory from `allocate`, and frees
+    /// the object. Copies `bytes` bytes, or the whole object if it is smaller.
     ///
     /// # Errors
-    /// That of `allocate`; the object is then as it was.
+    /// The error of `allocate`. The object then stays as it is.
     ///
     /// # Safety
-    /// 1. `start` is an object of the cache of `class`, which the caller owns, and which the
-    ///    caller gives up unless this fails.
+    /// 1. `start` is an object of the cache of `class` that the caller owns, and gives up unless
+    ///    this fails.
     /// 2. `allocate` allocates at least `bytes` bytes.
     #[inline(never)]
     pub(crate) unsafe fn move_object(
@@ -203,16 +216,17 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         allocate: impl FnOnce() -> Result<NonNull<u8>, OutOfMemory>,
     ) -> Result<NonNull<u8>, OutOfMemory> {
         let moved = allocate()?;
-        // SAFETY: both have as many bytes (clauses 1 and 2). One was just allocated, so they do not
-        // overlap.
+        // SAFETY: the object has `class.size()` bytes (clause 1), and the new memory has `bytes`
+        // bytes (clause 2). They do not overlap, as one was just allocated.
         unsafe { moved.copy_from_nonoverlapping(start, bytes.min(class.size())) };
         // SAFETY: clause 1 of `free_object`: clause 1.
         unsafe { self.free_object(class, start) };
         Ok(moved)
     }
 
-    /// Makes the allocation at `start`, of `class` or large, of which `bytes` bytes are in use, one
-    /// for the layout `new`.
+    /// Changes the allocation at `start` to one for the layout `new`: in place if that is possible,
+    /// otherwise by moving its content. The allocation was made for `class`, or without one, and
+    /// `bytes` of its bytes are in use.
     ///
     /// # Safety
     /// 1. As for [`reallocate`](Self::reallocate).
@@ -225,7 +239,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         new: Layout,
     ) -> Result<NonNull<u8>, OutOfMemory> {
         let (source, new_class) = (self.source(), ClassIndex::for_layout(new));
-        // Memory of a class that is not pure may be bytes.
+        // Memory of a class that is not pure may be bytes of the source: the page map decides.
         let class = match class {
             Some(class) if self.caches.get_pure(class).is_some() => Some(class),
             Some(_) => self.class_at(start),
@@ -233,11 +247,12 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         };
         let stays = match (class, new_class) {
             (Some(old), Some(new_class)) => {
-                // SAFETY: clause 1 of `resize_in_class`: clause 1.
+                // SAFETY: clause 1 of `resize_in_class`: by clause 1 the caller owns the
+                // allocation.
                 old == new_class && unsafe { self.caches.resize_in_class(old, start, new.size()) }
             }
-            // SAFETY: clause 1: without a class it is large or bytes, and what is behind the new
-            // size is given up.
+            // SAFETY: clause 1 of `resize_without_class`: without a class it is a run of pages or
+            // bytes of the source. By clause 1 the caller owns it and gives up what it returns.
             (None, _) => unsafe { self.resize_without_class(start, new) },
             _ => false,
         };
@@ -245,15 +260,16 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
             return Ok(start);
         }
         let moved = match new_class {
-            Some(class) => self.allocate_in(class, new)?,
+            Some(class) => self.allocate_in_class(class, new)?,
             None if new.size() > bytes => match self.large.allocate_with_room(source, new) {
                 Ok(start) => start,
-                Err(OutOfMemory) => self.caches.allocate_large_otherwise(&self.large, new)?,
+                Err(OutOfMemory) => self.caches.retry_large(&self.large, new)?,
             },
             None => self.caches.allocate_large(&self.large, new)?,
         };
         let kept = bytes.min(new.size());
-        // SAFETY: clause 1: both are large allocations of the caller's, of at least `kept` bytes.
+        // SAFETY: clause 1 of `remap`: the caller owns both; the old one has no class, and `remap`
+        // checks that both are runs of pages. Each has at least `kept` bytes.
         let is_remapped = class.is_none()
             && kept >= REMAPPED_BYTES
             && unsafe { LargeRuns::remap(source, start, moved, kept) };
@@ -262,48 +278,49 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
             unsafe { moved.copy_from_nonoverlapping(start, kept) };
         }
         match class.and_then(|class| self.caches.get(class)) {
-            // SAFETY: clauses 1 and 2: an object of the class's cache, whose content has been moved
-            // out, and which the caller gives up.
+            // SAFETY: clauses 1 and 2 of `free`: an object of the class's cache, which the caller
+            // gives up, as its content has been moved. Clause 3: caches of classes have no hooks.
             Some(cache) => unsafe { cache.free(start) },
-            // SAFETY: clauses 1 and 2: no object of a class, and as above.
+            // SAFETY: clause 1 of `free_without_class`: no object of a class. Clause 2: the caller
+            // gives the allocation up, as its content has been moved.
             None => unsafe { self.caches.free_without_class(&self.large, start) },
         }
         Ok(moved)
     }
 
-    /// Changes the size of a run of pages or of bytes to that of `new`, without moving them.
+    /// Changes the size of a run of pages, or of bytes of the source, to that of `new` in place.
     /// Returns whether that succeeded.
     ///
     /// # Safety
-    /// 1. The caller owns what is at `start`, no object of a class, and no code uses a tail that is
-    ///    given up.
+    /// 1. The caller owns the allocation at `start`, which is no object of a class. If the new size
+    ///    is smaller, no code uses the bytes after it.
     unsafe fn resize_without_class(&self, start: NonNull<u8>, new: Layout) -> bool {
         if LargeRuns::pages_at(self.source(), start.addr().get()).is_some() {
             let is_large = ClassIndex::for_layout(new).is_none();
-            // SAFETY: clause 1: a run of pages starts here.
+            // SAFETY: clause 1 of `LargeRuns::resize`: a run of pages starts here, and clause 1.
             return is_large && unsafe { self.large.resize(self.source(), start, new.size()) };
         }
-        // SAFETY: clause 1.
+        // SAFETY: clause 1 of `resize_bytes`: clause 1.
         unsafe { self.caches.resize_bytes(start, new) }
     }
 
-    /// Returns how many bytes at `start` may be used, at least as many as were asked for; `None`
-    /// for an address at which no allocation of this allocator starts, as far as the page map
-    /// shows. O(1), no lock. For memory of an arena that serves bytes it takes the arena's lock and
-    /// counts the granules of the allocation: O(size).
+    /// Returns how many bytes of the allocation at `start` its owner may use: at least as many as
+    /// it asked for. `None` if no allocation of this allocator starts there, as far as the page map
+    /// shows. O(1), no lock. For memory of an arena that serves bytes, this takes the arena's lock
+    /// and counts the granules of the allocation: O(size).
     ///
-    /// Under a preset that keeps the [requested size](Hardening::REQUESTED_SIZE), these are the
-    /// bytes that were asked for, at least one: a write behind them is a fault at the free. If
-    /// [`check`](Self::check) finds a fault, they are the bytes of the class. This costs what
-    /// [`check`](Self::check) does.
+    /// Under a preset that records the [requested size](Hardening::REQUESTED_SIZE), the result is
+    /// the requested size, at least one: a write beyond it is a fault when the memory is freed. If
+    /// [`check`](Self::check) finds a fault, the result is the size of the class. Under such a
+    /// preset this costs what [`check`](Self::check) does.
     ///
-    /// Does not read the memory at `start`, so any address is allowed. The result for memory that
-    /// is freed meanwhile is out of date. Example: see [`Kmalloc`].
+    /// This does not read the memory at `start`, so any address is allowed. If another CPU frees
+    /// the memory meanwhile, the result is out of date. Example: see [`Kmalloc`].
     pub fn usable_size(&self, start: NonNull<u8>) -> Option<usize> {
         self.usable_size_in(self.class_at(start), start)
     }
 
-    /// Returns [`usable_size`](Self::usable_size) of an address whose class is `class`.
+    /// Returns what [`usable_size`](Self::usable_size) does for an address whose class is `class`.
     pub(crate) fn usable_size_in(
         &self,
         class: Option<ClassIndex>,
@@ -318,23 +335,23 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         }
     }
 
-    /// Returns [`usable_size_in`](Self::usable_size_in) without a lock.
+    /// Returns what [`usable_size_in`](Self::usable_size_in) does, for objects without a lock.
     ///
     /// # Safety
-    /// 1. The caller owns what is at `start`, an allocation of this allocator.
+    /// 1. The caller owns the allocation at `start`, which is one of this allocator.
     pub(crate) unsafe fn usable_size_owned(
         &self,
         class: Option<ClassIndex>,
         start: NonNull<u8>,
     ) -> Option<usize> {
         match class {
-            // SAFETY: clause 1: an object of the class in whose slab it lies.
+            // SAFETY: clause 1 of `ClassCaches::usable_size_owned`: clause 1.
             Some(class) => Some(unsafe { self.caches.usable_size_owned(class, start) }),
             None => self.usable_size_in(None, start),
         }
     }
 
-    /// Returns the bytes that may be used of memory that was just allocated for `class`.
+    /// Returns the usable size in bytes of memory that the caller has just allocated for `class`.
     pub(crate) fn bytes_in(&self, class: ClassIndex, start: NonNull<u8>) -> usize {
         match self.caches.get_pure(class) {
             // SAFETY: clause 1: the caller has just allocated it.

@@ -1,4 +1,4 @@
-//! The allocator as a shrinker: what memory pressure may take from it.
+//! The allocator as a shrinker: under memory pressure it releases pages without memory in use.
 
 use page_frame::{PageResize, Shrink};
 use slab::{Hardening, System};

@@ -1,13 +1,14 @@
-//! How many CPUs there are: the local APICs in the ACPI table "APIC" (the MADT).
+//! The CPUs of the machine: the local APICs that the ACPI table "APIC" (the MADT) lists.
 
 use core::ptr::NonNull;
 
 use crate::boot_info::physical;
 
-/// Bytes of the header that every table begins with.
+/// The size in bytes of the header that every table begins with. Its first four bytes are the name
+/// of the table, and the next four its length in bytes.
 const HEADER: usize = 36;
 
-/// Reads a number at `offset` bytes behind `base`, wherever it is aligned.
+/// Reads the number at `offset` bytes from `base`, whatever its alignment.
 ///
 /// # Safety
 /// 1. The bytes are mapped and part of a table.
@@ -21,7 +22,8 @@ unsafe fn read<T: Copy>(base: NonNull<u8>, offset: usize) -> T {
 /// Calls `found` with the APIC id of each CPU that can be started.
 ///
 /// # Safety
-/// 1. `rsdp` is what the boot loader says, and the tables are as firmware left them.
+/// 1. `rsdp` is the address of the root structure that the boot loader passed, and nobody has
+///    changed the tables of the firmware.
 pub(crate) unsafe fn for_each_cpu(rsdp: u64, found: impl FnMut(u32)) {
     let rsdp = physical::<u8>(rsdp);
     // SAFETY: clause 1: the address of the root table, in the structure of revision 1.
@@ -45,6 +47,8 @@ pub(crate) unsafe fn for_each_cpu(rsdp: u64, found: impl FnMut(u32)) {
     }
 }
 
+/// Calls `found` with the APIC id of each CPU in `table` that can be started.
+///
 /// # Safety
 /// 1. `table` is a MADT.
 unsafe fn local_apics(table: NonNull<u8>, mut found: impl FnMut(u32)) {

@@ -1,9 +1,9 @@
-//! The frames that CPU slots cache, found by walks over all slots. `validate` compares them with
-//! the frames that are taken without a tag.
+//! The frames that CPU slots cache, found by visits to all slots. `validate` compares them with the
+//! frames that are taken and have no tag.
 //!
 //! # Costs
-//! A walk visits each block of each slot. [`CachedFrames`] has room for the frames of
-//! [`WINDOW_AREAS`] areas, so `validate` makes one walk for each such group of areas.
+//! [`CachedFrames`] has room for the frames of [`WINDOW_AREAS`] areas. So `validate` visits each
+//! block of each slot once for each such group of areas that has a cached frame.
 
 use page_frame::{Cpu, FrameNumber, Order, Tag, Violation};
 
@@ -13,7 +13,7 @@ use crate::bits::{AREA_FRAMES, AREA_ORDER, WORD_BITS};
 use crate::frames::Frames;
 use crate::percpu::Caches;
 
-/// Number of areas of a window: a kilobyte of bits, which fits in the stack of a kernel.
+/// Number of areas of a window. Its bits take 1 KiB, which fits in the stack of a kernel.
 const WINDOW_AREAS: usize = 16;
 /// Number of frames of a window.
 const WINDOW_FRAMES: usize = WINDOW_AREAS * AREA_FRAMES;
@@ -27,8 +27,8 @@ pub(super) struct SlotTotals {
     pub(super) owned_areas: usize,
 }
 
-/// Checks each slot by itself; returns the totals, or `None` if a slot was not seen because a CPU
-/// is inside of it.
+/// Checks each slot by itself. Returns the totals, or `None` if a CPU is inside its slot, which
+/// then cannot be checked.
 pub(super) fn check_slots<T, C: Cpu>(
     frames: &Frames<'_, T>,
     caches: &Caches<'_, C>,
@@ -65,8 +65,8 @@ pub(super) fn check_slots<T, C: Cpu>(
     checked.map(|()| saw_all.then_some(totals))
 }
 
-/// Checks that the block of order number `order` at `start`, which a slot caches, has its frames
-/// and no tag.
+/// Checks the block of order number `order` at `start`, which a slot caches: its frames exist, are
+/// taken and have no tag.
 fn check_cached<T>(
     frames: &Frames<'_, T>,
     start: FrameNumber,
@@ -110,7 +110,7 @@ impl CachedFrames {
         Self { first: usize::MAX, bits: [0; WINDOW_FRAMES / WORD_BITS] }
     }
 
-    /// Returns whether a slot caches `frame`; moves the window if the frame lies outside of it.
+    /// Returns whether a slot caches `frame`. Moves the window first, if the frame lies outside it.
     ///
     /// # Errors
     /// A [`Violation`] when slots hold a frame of the window twice.
@@ -128,8 +128,8 @@ impl CachedFrames {
         Ok(self.bits[at / WORD_BITS] >> (at % WORD_BITS) & 1 == 1)
     }
 
-    /// Fills the window. If a slot was not seen, as a CPU is inside of it, each frame of the window
-    /// may be cached, and all are taken for it.
+    /// Fills the window. If a CPU is inside its slot, any frame of the window may be cached there,
+    /// so all of them count as cached.
     fn load<C: Cpu>(&mut self, caches: &Caches<'_, C>) -> Result<(), Violation> {
         self.bits.fill(0);
         let mut twice = None;

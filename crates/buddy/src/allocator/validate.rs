@@ -1,12 +1,12 @@
 //! `validate`: checks the invariants of the crate one by one.
 //!
 //! # Concepts
-//! The walk over all frames finds the **part** that begins at each frame. A part is an allocated
-//! block or run, a deferred block, an area that is offline, a page of a slab, a cached frame, or a
-//! free frame. The bits say whether a frame is taken, and the tag of the part's first frame names
-//! the kind of the part. A taken frame without a tag must be in a CPU slot, so the walk compares
-//! those frames with the blocks of the slots (`cached_frames.rs`). Where a CPU is inside of its
-//! slot, the walk cannot see that slot, and takes it that each such frame is cached.
+//! A walk visits all frames in ascending order and divides them into **parts**. A part is an
+//! allocated block or run, a deferred block, an area that is offline, a page of a slab, a cached
+//! frame, or a free frame. The bits show whether a frame is taken, and the tag of the part's first
+//! frame names the kind of the part. A taken frame without a tag must be in a CPU slot, so the walk
+//! compares those frames with the blocks of the slots (`cached_frames.rs`). If a CPU is inside its
+//! slot, the walk cannot look at that slot; it then accepts every taken frame without a tag.
 
 use page_frame::{Cpu, FrameNumber, FrameRange, Order, Tag, Violation};
 
@@ -17,7 +17,8 @@ use crate::deferred_free::is_deferrable;
 use crate::frames::Frames;
 use crate::percpu::Caches;
 
-/// Checks the invariants of areas, then those of slots, then those of blocks.
+/// Checks the invariants of areas, then those of slots, then those of blocks. Returns the first
+/// violation.
 pub(crate) fn validate<'m, T, C: Cpu>(
     frames: &Frames<'m, T>,
     caches: &Caches<'m, C>,
@@ -82,19 +83,19 @@ fn check_areas<T>(frames: &Frames<'_, T>) -> Result<usize, Violation> {
 struct Walk<'w, 'm, T, C> {
     frames: &'w Frames<'m, T>,
     caches: &'w Caches<'m, C>,
-    /// `None` if a slot was not seen.
+    /// `None` if the walk could not look at every slot.
     slots: Option<SlotTotals>,
     window: CachedFrames,
-    /// The end of the part that the last frame lies in.
+    /// The number of the frame after the last part.
     part_end: usize,
-    /// The last page of a slab: its frame, tag and owner.
+    /// The last slab page that the walk has visited: its frame number, tag and owner.
     last_slab: Option<(usize, Tag, *mut ())>,
-    /// Number of frames that are taken, lie in no other part, and are cached.
+    /// The number of cached frames that the walk has visited.
     cached: usize,
 }
 
 impl<T, C: Cpu> Walk<'_, '_, T, C> {
-    /// Checks that no part reaches beyond `end`, where a range of frames ends.
+    /// Checks that no part reaches beyond frame `end`, the first one after a range of frames.
     fn check_gap(&self, end: usize) -> Result<(), Violation> {
         match self.part_end > end {
             true => {
@@ -104,7 +105,8 @@ impl<T, C: Cpu> Walk<'_, '_, T, C> {
         }
     }
 
-    /// Checks `frame`, which lies in `range`.
+    /// Checks `frame`, which lies in `range`: inside the last part, or as the first frame of the
+    /// next one.
     fn check_frame(&mut self, frame: FrameNumber, range: FrameRange) -> Result<(), Violation> {
         let number = frame.get();
         let broken = |invariant| Err(Violation::at(invariant, frame));
@@ -146,8 +148,11 @@ impl<T, C: Cpu> Walk<'_, '_, T, C> {
         Ok(())
     }
 
-    /// Returns the number of frames of the part that begins at `frame` with `tag`, which is not
-    /// that of a slab, or the invariant that it breaks.
+    /// Returns the number of frames of the part that begins at `frame` with `tag`, which is not the
+    /// tag of a slab.
+    ///
+    /// # Errors
+    /// The invariant that the part breaks.
     fn pages_of(
         &self,
         frame: FrameNumber,
@@ -190,7 +195,7 @@ impl<T, C: Cpu> Walk<'_, '_, T, C> {
         }
     }
 
-    /// Checks that a taken frame without a tag, which lies in no block, is cached.
+    /// Checks that a slot caches `frame`, which is taken, has no tag and lies in no block.
     fn check_untagged(&mut self, frame: FrameNumber) -> Result<(), Violation> {
         if self.slots.is_none() {
             return Ok(());

@@ -16,7 +16,7 @@ struct Pair {
     content: [UnsafeCell<u32>; 2],
 }
 
-/// Two frames, both allocated. The slots are not set up, so that frees are deferred.
+/// Returns two frames, both allocated. The slots are not set up, so frees are deferred.
 fn pair() -> Arc<Pair> {
     let buddy = Simulated::new(&[range(0, 2)], Fenced(Numbered), Mode::Cached);
     let frames = [0, 1].map(|_| buddy.allocate_frames(Order::ZERO).expect("two are free"));
@@ -26,7 +26,7 @@ fn pair() -> Arc<Pair> {
 
 impl Pair {
     fn write(&self, frame: FrameNumber) {
-        // SAFETY: the frame is the caller's; loom checks it.
+        // SAFETY: the caller owns the frame; loom checks it.
         self.content[frame.get()].with_mut(|content| unsafe { *content += 1 });
     }
 
@@ -66,9 +66,9 @@ fn a_frame_is_deferred_while_the_area_is_reconciled() {
     });
 }
 
-/// A CPU defers a frame while another frees a frame directly, which is counted too: the count
-/// still says that a frame is deferred. Mutation seen to fail: `count_direct_free` storing a
-/// count without `PENDING` (I7 of `validate`).
+/// A CPU defers a frame while another CPU frees a frame directly. A direct free is counted too, and
+/// the count still shows that a frame is deferred. Mutation seen to fail: `count_direct_free`
+/// storing a count without `PENDING` (I7 of `validate`).
 #[test]
 fn a_frame_is_deferred_while_another_is_freed_directly() {
     model("buddy: deferral against direct free", 3, || {
@@ -86,9 +86,9 @@ fn a_frame_is_deferred_while_another_is_freed_directly() {
     });
 }
 
-/// Two CPUs at once search for the only free frame, which is deferred: one of them gets it, and
-/// it is freed once. Mutation seen to fail: `reconcile` without its flag (a double free is
-/// reported).
+/// Two CPUs search at the same time for the only free frame, which is deferred. One of them gets
+/// it, and the frame is freed once. Mutation seen to fail: `reconcile` without its flag (a double
+/// free is reported).
 #[test]
 fn a_deferred_frame_is_reconciled_once() {
     model("buddy: two reconciliations", 50, || {
@@ -114,7 +114,8 @@ fn of_two_checked_frees_of_one_block_one_returns_a_fault() {
         let buddy = Arc::new(buddy.checked_free());
         let block = buddy.allocate_frames(Order::ZERO).expect("all is free");
         let free_as = move |number, buddy: &Simulated<_, _, true>| {
-            // Into a slot: of two direct frees the bits reveal the second in any case.
+            // The CPU has a slot, which takes the frame. (Of two direct frees, the bits reveal the
+            // second one in any case.)
             become_cpu(number);
             buddy.free_frames(block, Order::ZERO)
         };

@@ -14,8 +14,9 @@ use page_frame::{FrameNumber, FrameRange, Order};
 pub(crate) const SECTION_ORDER: Order = Order::new(18).unwrap();
 /// The frames of a section.
 pub(crate) const SECTION_FRAMES: usize = SECTION_ORDER.pages();
-/// The frames of the first section that the buddy begins with: 63 MiB. They begin in the middle of
-/// an area, where the system puts no huge page, so that a small heap needs no advice against one.
+/// The frames of the first section that the buddy begins with: 63 MiB, from the middle of an area
+/// on. The system backs only whole areas by huge pages. So a heap that fits into the rest of that
+/// area gets no huge page, without a call of `madvise`.
 const FIRST: Range<usize> = 256..16 << 10;
 /// Maximum number of sections: 1 TiB of space.
 const MAX_SECTIONS: usize = 1024;

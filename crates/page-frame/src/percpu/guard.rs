@@ -9,7 +9,7 @@ use crate::arch::load::load_own;
 use crate::atomic::Ordering;
 use crate::percpu::cpu::Cpu;
 use crate::percpu::id::CpuId;
-use crate::percpu::slot::PerCpuSlot;
+use crate::percpu::slot::{PerCpuSlot, slot_stride};
 
 /// Why the caller could not enter its slot, and continues without it.
 ///
@@ -61,22 +61,32 @@ pub struct PerCpuGuard<'a, T, C: Cpu> {
 }
 
 impl<'a, T, C: Cpu> PerCpuGuard<'a, T, C> {
-    /// Enters `slot` as its owner. On failure nothing is held, and the caller is no longer pinned.
+    /// Enters the slot of `id` as its owner. `find` returns that slot, given its distance in bytes
+    /// from the first slot. O(1), never waits, no atomic read-modify-write.
+    ///
+    /// # Errors
+    /// The reason why the caller continues without a slot. Then it holds nothing, and is no longer
+    /// pinned.
     ///
     /// # Safety
-    /// 1. The caller has just pinned itself, by `pin` or `pin_known` of `cpu`, which returned `id`.
-    /// 2. `slot` is the slot of `id` among slots for the CPUs of `cpu`, and is valid for shared use
-    ///    during `'a`.
+    /// 1. `pin` or `pin_known` of `cpu` has just returned `id` to the caller.
+    /// 2. `find` returns the slot of `id` among slots for the CPUs of `cpu` that are valid for
+    ///    shared use during `'a`. They form an array, or with `STRIDED` lie [`Cpu::SLOT_STRIDE`]
+    ///    bytes apart.
+    #[doc(hidden)]
     #[inline(always)]
-    pub(super) unsafe fn enter(
-        slot: *const PerCpuSlot<T>,
-        id: CpuId,
+    pub unsafe fn enter<const STRIDED: bool>(
         cpu: &'a C,
+        id: Option<CpuId>,
+        find: impl FnOnce(usize) -> *mut PerCpuSlot<T>,
     ) -> Result<Self, EnterError> {
+        let Some(id) = id else { return Err(EnterError::NoSlot) };
+        let lines = const { slot_stride::<T, C, STRIDED>() / CpuId::LINE };
+        let slot = find(id.line_offset() * lines).cast_const();
         // SAFETY: clause 2: valid for shared use. `in_register` changes no address.
         let slot = unsafe { &*in_register(slot) };
-        // SAFETY: clause 1 of `load_own`: by I2 of `per_cpu.rs` only contexts on this CPU write
-        // `busy`.
+        // SAFETY: clause 1 of `load_own`: by clause 1 and I2 of `per_cpu.rs` only contexts on
+        // this CPU write `busy`.
         let error = if unsafe { load_own(&slot.busy) } != 0 {
             EnterError::Nested
         } else {
@@ -93,7 +103,7 @@ impl<'a, T, C: Cpu> PerCpuGuard<'a, T, C> {
             slot.busy.store(0, Ordering::Release);
             EnterError::Detached
         };
-        // SAFETY: clause 1: pairs with the caller's `pin` or `pin_known`, which returned an id.
+        // SAFETY: clause 1: pairs with the caller's `pin` or `pin_known`, which returned `id`.
         unsafe { cpu.unpin() };
         Err(error)
     }

@@ -46,7 +46,7 @@ use crate::percpu::cpu::Cpu;
 use crate::percpu::guard::{EnterError, PerCpuGuard};
 use crate::percpu::id::CpuId;
 use crate::percpu::irq_lock::IrqLockToken;
-use crate::percpu::slot::{CLOSED, PerCpuSlot};
+use crate::percpu::slot::{CLOSED, PerCpuSlot, slot_stride};
 
 /// [`PerCpu`] whose slots lie [`Cpu::SLOT_STRIDE`] bytes apart, with slots of other owners between
 /// them. With a stride of zero, the slots form an array.
@@ -152,19 +152,6 @@ impl<'s, T, C: Cpu> PerCpu<'s, T, C> {
 }
 
 impl<T, C: Cpu, const STRIDED: bool> PerCpu<'_, T, C, STRIDED> {
-    /// The distance in bytes between the slots of neighbouring ids: a multiple of [`CpuId::LINE`].
-    const STRIDE: usize = {
-        let slot_bytes = size_of::<PerCpuSlot<T>>();
-        if STRIDED && C::SLOT_STRIDE != 0 {
-            let has_room = C::SLOT_STRIDE >= slot_bytes || crate::sync::model::MODELLED;
-            let is_aligned = C::SLOT_STRIDE % align_of::<PerCpuSlot<T>>() == 0;
-            assert!(has_room && is_aligned, "`Cpu::SLOT_STRIDE` has room for whole slots");
-            C::SLOT_STRIDE
-        } else {
-            slot_bytes
-        }
-    };
-
     /// Governs `count` slots from `first` on. They form an array, or with `STRIDED` lie
     /// [`Cpu::SLOT_STRIDE`] bytes apart.
     ///
@@ -212,7 +199,7 @@ impl<T, C: Cpu, const STRIDED: bool> PerCpu<'_, T, C, STRIDED> {
             return None;
         }
         // SAFETY: clause 1 of `at`: the slot exists, `index` strides from the first one.
-        let slot = unsafe { self.first.byte_add(index * Self::STRIDE) };
+        let slot = unsafe { self.first.byte_add(index * slot_stride::<T, C, STRIDED>()) };
         // SAFETY: clause 1 of `at`: valid for shared use.
         Some(unsafe { slot.as_ref() })
     }
@@ -228,7 +215,10 @@ impl<T, C: Cpu, const STRIDED: bool> PerCpu<'_, T, C, STRIDED> {
     /// The reason why the caller continues without a slot; it holds nothing then.
     #[inline(always)]
     pub fn enter(&self) -> Result<PerCpuGuard<'_, T, C>, EnterError> {
-        self.enter_as(self.cpu.pin())
+        let find = |offset| self.first.as_ptr().wrapping_byte_add(offset);
+        // SAFETY: clause 1: `pin` has just returned the id. Clause 2: by I3 there is a slot for it,
+        // which by clause 1 of `at` lies at that offset and lives as long as `self`.
+        unsafe { PerCpuGuard::enter::<STRIDED>(&self.cpu, self.cpu.pin(), find) }
     }
 
     /// Enters the slot of a caller that already has an id: for hot paths whose slow path calls
@@ -238,23 +228,9 @@ impl<T, C: Cpu, const STRIDED: bool> PerCpu<'_, T, C, STRIDED> {
     /// As for [`enter`](Self::enter); a caller without an id has no slot.
     #[inline(always)]
     pub fn enter_known(&self) -> Result<PerCpuGuard<'_, T, C>, EnterError> {
-        self.enter_as(self.cpu.pin_known())
-    }
-
-    #[inline(always)]
-    fn enter_as(&self, id: Option<CpuId>) -> Result<PerCpuGuard<'_, T, C>, EnterError> {
-        let Some(id) = id else { return Err(EnterError::NoSlot) };
-        // SAFETY: I3, and clause 5 of `Cpu`: there is a slot for this id, and `offset` finds it.
-        let slot = unsafe { self.first.as_ptr().byte_add(Self::offset(id)) };
-        // SAFETY: clause 1: both callers have just pinned. Clause 2: clause 1 of `at`: the slots
-        // live as long as `self`.
-        unsafe { PerCpuGuard::enter(slot, id, &self.cpu) }
-    }
-
-    /// Returns how many bytes lie between the first slot and that of `id`.
-    #[inline(always)]
-    const fn offset(id: CpuId) -> usize {
-        id.line_offset() * (Self::STRIDE / CpuId::LINE)
+        let find = |offset| self.first.as_ptr().wrapping_byte_add(offset);
+        // SAFETY: clauses 1 and 2: as in `enter`, with the id that `pin_known` has just returned.
+        unsafe { PerCpuGuard::enter::<STRIDED>(&self.cpu, self.cpu.pin_known(), find) }
     }
 
     /// Makes the caller's token for interrupt-safe locks, and marks its slot as locking unless the
@@ -265,31 +241,6 @@ impl<T, C: Cpu, const STRIDED: bool> PerCpu<'_, T, C, STRIDED> {
         // SAFETY: clause 1: `pin` has just returned `id`. Clause 2: `get` finds the slot of that
         // id.
         unsafe { IrqLockToken::new(slot, id, &self.cpu) }
-    }
-
-    /// As [`enter_known`](Self::enter_known), for a table of first slots: `find` returns the
-    /// caller's slot, given its distance in bytes from the first slot.
-    ///
-    /// # Errors
-    /// As for [`enter_known`](Self::enter_known).
-    ///
-    /// # Safety
-    /// 1. `find` returns the caller's slot of slots for the CPUs of `cpu` that live as long as
-    ///    `'c`, and lie as far apart as for [`at`](Self::at).
-    #[doc(hidden)]
-    #[inline(always)]
-    pub unsafe fn enter_known_in<'c>(
-        cpu: &'c C,
-        find: impl FnOnce(usize) -> *mut PerCpuSlot<T>,
-    ) -> Result<PerCpuGuard<'c, T, C>, EnterError>
-    where
-        T: 'c,
-    {
-        let Some(id) = cpu.pin_known() else { return Err(EnterError::NoSlot) };
-        let slot = find(Self::offset(id));
-        // SAFETY: clause 1: `pin_known` has just returned `id`. Clause 2: clause 1 of this
-        // function: `find` returns its slot.
-        unsafe { PerCpuGuard::enter(slot, id, cpu) }
     }
 
     /// Calls `look` with each body, for `validate` and exact statistics. As it takes `&mut self`,

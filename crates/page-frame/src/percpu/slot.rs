@@ -1,9 +1,10 @@
 //! One per-CPU slot: the bytes of the protocol that `per_cpu.rs` explains, followed by the body.
 
 use crate::atomic::AtomicU8;
+use crate::percpu::cpu::Cpu;
 use crate::sync::cell::UnsafeCell;
 use crate::sync::memory::Zeroable;
-use crate::sync::model::const_unless_loom;
+use crate::sync::model::{MODELLED, const_unless_loom};
 
 /// Value of `detached`: a taker has the slot, or tries to take it.
 pub(crate) const TAKEN: u8 = 1;
@@ -58,4 +59,18 @@ impl<T> PerCpuSlot<T> {
     pub(crate) fn body(&self) -> *mut T {
         self.body.with_mut(|body| body)
     }
+}
+
+/// Returns the distance in bytes between the slots of neighbouring ids: a multiple of
+/// [`CpuId::LINE`](crate::CpuId::LINE). With `STRIDED` it is [`Cpu::SLOT_STRIDE`], if that is not
+/// zero; otherwise the slots form an array.
+pub(super) const fn slot_stride<T, C: Cpu, const STRIDED: bool>() -> usize {
+    let slot_bytes = size_of::<PerCpuSlot<T>>();
+    if !STRIDED || C::SLOT_STRIDE == 0 {
+        return slot_bytes;
+    }
+    let has_room = C::SLOT_STRIDE >= slot_bytes || MODELLED;
+    let is_aligned = C::SLOT_STRIDE % align_of::<PerCpuSlot<T>>() == 0;
+    assert!(has_room && is_aligned, "`Cpu::SLOT_STRIDE` has room for whole slots");
+    C::SLOT_STRIDE
 }

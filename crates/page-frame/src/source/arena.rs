@@ -6,22 +6,23 @@
 //! caller asks for. `slab` and `kmalloc` can run on an arena without a buddy allocator, on a
 //! microcontroller or in a test.
 //!
-//! Below [`Arena::SMALL_BYTES`] the bits are those of granules of 16 bytes ([`Granules`]), from
-//! the end of the bookkeeping to the end of the memory. Then pages and memory of any size
-//! ([`ByteSource`](crate::ByteSource)) come from the same free granules, and the bytes in front of
-//! the first whole page and behind the last one are used too.
+//! An arena of at most [`Arena::SMALL_BYTES`] is **small**. It has bits for granules of 16 bytes
+//! ([`Granules`]) instead of pages, from the end of the bookkeeping to the end of the memory. Pages
+//! and memory of any size ([`ByteSource`](crate::ByteSource)) come from the same free granules. So
+//! the bytes before the first whole page and after the last one are used too.
 //!
 //! # Invariants
 //! - I1: the number of free pages, or of free granules, is the number of clear bits.
-//! - I2: the tag of a free page, and of one with other allocations than pages, is [`Tag::NONE`].
+//! - I2: the tag of a free page is [`Tag::NONE`], and so is that of a page in which bytes are
+//!   allocated.
 //!
 //! # Concurrency
 //! One spin lock, which does not mask interrupts: interrupt handlers must not use an arena. They
 //! may use [`Regions`](crate::Regions), which mask interrupts while they use one.
 //!
 //! # Costs
-//! Allocation is O(pages / 64) at worst, and begins at the lowest free page. Freeing is
-//! O(pages / 64) of the block. `granules.rs` has the costs of a small arena.
+//! Allocation is O(pages of the arena / 64) at worst; the search begins at the lowest free page.
+//! Freeing is O(pages of the block / 64). `granules.rs` has the costs of a small arena.
 
 use core::fmt;
 use core::marker::PhantomData;
@@ -60,8 +61,9 @@ pub struct Arena<'m> {
     pub(super) first: NonNull<u8>,
     /// The first granule of a small arena; the first page of a large one.
     pub(super) first_granule: NonNull<u8>,
-    /// The bytes from the first granule to the end of the last one, or of the last page.
+    /// The number of bytes from the first granule to the end of the last granule or page.
     bytes: usize,
+    /// Whether the arena is small.
     pub(super) serves_bytes: bool,
     pub(super) map: PageMapArray<'m>,
     pub(super) bits: Lock<ArenaBits>,
@@ -74,8 +76,7 @@ unsafe impl Send for Arena<'_> {}
 // the map.
 unsafe impl Sync for Arena<'_> {}
 
-/// The memory given to an [`Arena`] is too small for the bookkeeping and as many bytes as a page
-/// has.
+/// The memory given to an [`Arena`] has no room for the bookkeeping and the bytes of one page.
 ///
 /// ```
 /// use page_frame::Arena;
@@ -91,11 +92,7 @@ pub struct TooSmall {
 
 impl fmt::Display for TooSmall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "an arena of a page's bytes needs {} bytes, {} were given",
-            self.needed, self.given
-        )
+        write!(f, "an arena needs {} bytes, {} were given", self.needed, self.given)
     }
 }
 
@@ -106,7 +103,7 @@ impl<'m> Arena<'m> {
     /// memory. O(pages). Example: see [`Arena`].
     ///
     /// # Errors
-    /// [`TooSmall`] when not even the bytes of one page fit beside the bookkeeping.
+    /// [`TooSmall`] when the memory has no room for the bookkeeping and the bytes of one page.
     pub fn new(memory: &'m mut [MaybeUninit<u8>]) -> Result<Self, TooSmall> {
         let given = memory.len();
         // SAFETY: the reference is exclusive during `'m` and valid for its length.
@@ -128,18 +125,18 @@ impl<'m> Arena<'m> {
     /// ```
     ///
     /// # Errors
-    /// [`TooSmall`] when not even the bytes of one page fit beside the bookkeeping.
+    /// [`TooSmall`] when the memory has no room for the bookkeeping and the bytes of one page.
     ///
     /// # Safety
     /// 1. The memory is valid for reads and writes during `'m`, and no other code uses it.
     pub unsafe fn from_raw(start: NonNull<u8>, bytes: usize) -> Result<Self, TooSmall> {
         let too_small = TooSmall { needed: Self::NEEDED, given: bytes };
         let plan = Plan::new(start.addr().get(), bytes).ok_or(too_small)?;
-        // SAFETY: clause 1: the plan's places are inside the memory.
+        // SAFETY: clause 1: the plan's offsets are inside the memory.
         let metadata = unsafe { start.add(plan.metadata) };
         // SAFETY: clause 1: as above.
         let first_granule = unsafe { start.add(plan.first_granule) };
-        // Beyond the memory if there is no page.
+        // Without a page, the offset may lie beyond the memory, and nothing uses the pointer.
         let first = start.as_ptr().wrapping_add(plan.first_page);
         let first = NonNull::new(first).unwrap_or(first_granule);
         // SAFETY: clause 1; the plan leaves room for the bookkeeping in front of the granules.
@@ -164,8 +161,8 @@ impl<'m> Arena<'m> {
         Ok(Self { first, first_granule, bytes, serves_bytes, map, bits, _memory })
     }
 
-    /// Up to this size an arena also serves memory of any size, see
-    /// [`ByteSource`](crate::ByteSource).
+    /// The largest size of memory in bytes that makes a small arena, which also serves memory of
+    /// any size ([`ByteSource`](crate::ByteSource)).
     ///
     /// ```
     /// use page_frame::{Arena, PageSource};
@@ -176,8 +173,9 @@ impl<'m> Arena<'m> {
     /// ```
     pub const SMALL_BYTES: usize = 4 << 20;
 
-    /// The bytes in which those of one page fit beside the bookkeeping, wherever they start: up to
-    /// a cache line lies before the bookkeeping, and a granule is lost at the end.
+    /// A size of memory in bytes that has room for the bookkeeping and the bytes of one page,
+    /// wherever the memory starts. Alignment loses up to a cache line before the bookkeeping, and
+    /// up to a granule at the end.
     pub(super) const NEEDED: usize = 64 + bookkeeping(2 * PAGE_SIZE, true) + PAGE_SIZE + GRANULE;
 
     /// Returns the size in pages. Example: see [`Arena`].
@@ -190,8 +188,8 @@ impl<'m> Arena<'m> {
         self.bits.lock().free_pages()
     }
 
-    /// Returns the size in bytes without the bookkeeping: of the pages, and in a small arena also
-    /// of the parts of pages at both ends.
+    /// Returns the size in bytes without the bookkeeping: of all pages, and in a small arena also
+    /// of the bytes before the first page and after the last one.
     ///
     /// ```
     /// # let mut memory = vec![core::mem::MaybeUninit::uninit(); 64 * 1024];
@@ -247,30 +245,35 @@ unsafe impl ForwardPageMap for Arena<'_> {
     }
 }
 
-/// Where the parts of an arena lie in its memory, in bytes from the start.
+/// Where the parts of an arena lie in its memory: offsets and sizes in bytes.
 struct Plan {
+    /// The offset of the bookkeeping.
     metadata: usize,
+    /// The size of the bookkeeping.
     bookkeeping: usize,
+    /// The offset of the first granule, or of the first page of a large arena.
     first_granule: usize,
-    /// The bytes of granules, or of pages.
+    /// The size of all granules, or of all pages of a large arena.
     bytes: usize,
+    /// The offset of the first page.
     first_page: usize,
+    /// The number of pages.
     pages: usize,
     is_small: bool,
 }
 
 impl Plan {
-    /// Plans an arena of the `bytes` bytes at address `base`. `None` if they have no room for as
-    /// many bytes as a page has.
+    /// Plans an arena of the `bytes` bytes at address `base`. `None` if they have no room for the
+    /// bookkeeping and the bytes of one page.
     fn new(base: usize, bytes: usize) -> Option<Self> {
         let metadata = base.checked_next_multiple_of(64)? - base;
         let rest = bytes.checked_sub(metadata)?;
         let is_small = bytes <= Arena::SMALL_BYTES;
-        // For as many pages as the memory has: a few bytes more than those that remain need.
+        // Sized as if the bookkeeping itself had to be tracked too, which wastes a few bytes.
         let bookkeeping = bookkeeping(rest, is_small);
         let start = (base + metadata).checked_add(bookkeeping)?;
         let first_page = start.checked_next_multiple_of(PAGE_SIZE)? - base;
-        // A small memory may have the bytes of a page, and no page that is aligned.
+        // Zero for a small memory that has the bytes of a page but no aligned page.
         let pages = bytes.saturating_sub(first_page) >> PAGE_SHIFT;
         let (first_granule, end) = if is_small {
             (start.next_multiple_of(GRANULE) - base, (base + bytes) / GRANULE * GRANULE - base)
@@ -282,14 +285,14 @@ impl Plan {
     }
 }
 
-/// Returns the bytes of the bookkeeping of `bytes` bytes of memory.
+/// Returns the size in bytes of the bookkeeping for `bytes` bytes of memory.
 const fn bookkeeping(bytes: usize, is_small: bool) -> usize {
     let pages = bytes >> PAGE_SHIFT;
     let bits = if is_small { Granules::bytes(bytes / GRANULE) } else { PageBits::bytes(pages) };
     map_bytes(pages) + bits
 }
 
-/// Returns the bytes of the page map of `pages` pages, rounded up to a multiple of 64.
+/// Returns the size in bytes of the page map of `pages` pages, rounded up to a multiple of 64.
 const fn map_bytes(pages: usize) -> usize {
     PageMapArray::metadata_bytes(pages).next_multiple_of(64)
 }

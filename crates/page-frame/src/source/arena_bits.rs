@@ -1,4 +1,5 @@
-//! `ArenaBits`: what of an arena is taken, by page in a large one, by granule in a small one.
+//! `ArenaBits`: which memory of an arena is taken. A large arena has a bit for each page, and a
+//! small one has bits for each granule.
 
 use core::ops::Range;
 
@@ -9,33 +10,35 @@ use crate::source::page_bits::PageBits;
 /// The granules of a page.
 const PAGE_GRANULES: usize = PAGE_SIZE / GRANULE;
 
-/// What of an arena is taken.
+/// The bits of an arena.
 #[derive(Debug)]
 pub(super) enum ArenaBits {
     /// A bit for each page.
     Pages(PageBits),
-    /// Two bits for each granule, of pages and of other allocations.
+    /// Two bits for each granule, which may belong to pages or to allocations of bytes.
     Granules(SmallMemory),
 }
 
-/// The granules of a small memory, some of which are whole pages.
+/// The granules of a small memory. Those between the first page and the end of the last one form
+/// whole pages.
 #[derive(Debug)]
 pub(super) struct SmallMemory {
     pub(super) granules: Granules,
     /// The first granule of the first page.
     first_page: usize,
     pages: usize,
-    /// The pages that were taken as pages.
+    /// The number of pages that were taken as pages, not as bytes.
     used_as_pages: usize,
 }
 
 impl SmallMemory {
-    /// Makes the bits of `pages` pages, the first of which begins at granule `first_page`.
+    /// Makes the bits of a memory with `pages` pages, the first of which begins at granule
+    /// `first_page`.
     pub(super) const fn new(granules: Granules, first_page: usize, pages: usize) -> Self {
         Self { granules, first_page, pages, used_as_pages: 0 }
     }
 
-    /// Returns the number of pages that are in use, but not taken as pages. O(granules / 64).
+    /// Returns the number of pages in which bytes are allocated. O(granules / 64).
     pub(super) fn byte_pages(&self) -> usize {
         self.pages - self.free_pages() - self.used_as_pages
     }
@@ -57,7 +60,7 @@ impl SmallMemory {
         let alignment = alignment.checked_mul(PAGE_GRANULES)?;
         let offset = (offset * PAGE_GRANULES).wrapping_sub(self.first_page) & (alignment - 1);
         let found = self.granules.find(pages.checked_mul(PAGE_GRANULES)?, alignment, offset)?;
-        // An aligned run of whole pages has no granule before the first page.
+        // No aligned run of whole pages begins before the first page.
         Some((found - self.first_page) / PAGE_GRANULES)
     }
 
@@ -84,7 +87,7 @@ impl ArenaBits {
         }
     }
 
-    /// Returns the number of free bytes, also of those that are no whole page.
+    /// Returns the number of free bytes, including those outside of whole free pages.
     pub(super) fn free_bytes(&self) -> usize {
         match self {
             Self::Pages(bits) => bits.free() * PAGE_SIZE,
@@ -120,7 +123,7 @@ impl ArenaBits {
         }
     }
 
-    /// Frees the pages of `range`, which were taken as one.
+    /// Frees the pages of `range`, which one `take` has taken.
     pub(super) fn free_range(&mut self, range: Range<usize>) {
         match self {
             Self::Pages(bits) => bits.free_range(range),
@@ -131,8 +134,8 @@ impl ArenaBits {
         }
     }
 
-    /// Changes the end of the pages of `range`, which were taken as one. Returns whether that
-    /// succeeded: the pages behind it must be free if it grows.
+    /// Changes the end of the pages of `range`, which one `take` has taken, to `new_end`. Returns
+    /// whether that succeeded: if it grows, the pages up to `new_end` must be free.
     pub(super) fn resize(&mut self, range: Range<usize>, new_end: usize) -> bool {
         match self {
             Self::Pages(bits) if new_end > range.end => {
@@ -158,7 +161,7 @@ impl ArenaBits {
         }
     }
 
-    /// Returns the bits of a small memory, to change them.
+    /// Returns the bits of a small memory for changes.
     pub(super) fn small_mut(&mut self) -> Option<&mut SmallMemory> {
         match self {
             Self::Pages(_) => None,

@@ -1,4 +1,4 @@
-//! Memory of any size from a small arena, see [`ByteSource`].
+//! The small arena as a [`ByteSource`]: memory of any size.
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -19,7 +19,11 @@ const fn granules_for(bytes: usize) -> usize {
 }
 
 impl Arena<'_> {
-    /// Returns the first granule and the end of the allocation of bytes at `address`.
+    /// Returns the first granule of the allocation of bytes at `address`, and the granule after its
+    /// last one.
+    ///
+    /// # Errors
+    /// The fault that a free of `address` would be, if no allocation of bytes starts there.
     fn allocation(
         &self,
         memory: &SmallMemory,

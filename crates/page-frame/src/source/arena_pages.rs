@@ -1,4 +1,4 @@
-//! Blocks and runs of pages from an arena.
+//! The arena as a [`PageSource`] and a [`PageResize`]: blocks and runs of pages.
 
 use core::ptr::NonNull;
 
@@ -15,8 +15,8 @@ use crate::source::page_source::PageSource;
 use crate::source::run::{PageResize, PageRun};
 
 impl Arena<'_> {
-    /// Allocates `pages` pages, the first of them a multiple of `alignment`; tags the first with
-    /// the result of `tag`. Returns it.
+    /// Allocates `pages` pages; the first one is aligned to `alignment`. Calls `tag` with the first
+    /// page, under the lock, and returns that page.
     fn take(
         &self,
         pages: usize,
@@ -34,6 +34,9 @@ impl Arena<'_> {
     }
 
     /// Returns the index of the first page of the run of `pages` pages at `start`.
+    ///
+    /// # Errors
+    /// The fault of the caller, if no such run starts there.
     fn check_run(
         &self,
         bits: &ArenaBits,
@@ -54,6 +57,9 @@ impl Arena<'_> {
     }
 
     /// Returns the index of the page that begins at `address`.
+    ///
+    /// # Errors
+    /// The fault of the caller, if no page of the arena begins there.
     fn page_of(&self, address: usize) -> Result<usize, Fault> {
         if !self.contains(address) {
             return Err(Fault::at_address(FaultKind::ForeignPointer, address));
@@ -67,6 +73,9 @@ impl Arena<'_> {
     }
 
     /// Returns the index of the first page of the block of `order` at `start`.
+    ///
+    /// # Errors
+    /// The fault of the caller, if no such block starts there.
     fn check(&self, bits: &ArenaBits, start: NonNull<u8>, order: Order) -> Result<usize, Fault> {
         let address = start.addr().get();
         let page = self.page_of(address)?;

@@ -8,9 +8,9 @@ use crate::fault::FaultKind;
 
 /// Allocates memory of any size and alignment, in steps of 16 bytes.
 ///
-/// In a small memory a page for each size class is most of it. A page source that serves bytes
-/// ([`PageSource::byte_source`](crate::PageSource::byte_source)) takes pages and bytes from the
-/// same free memory, so nothing is set aside for either.
+/// In a small memory, one page for each size class would be most of the memory. A page source that
+/// serves bytes ([`PageSource::byte_source`](crate::PageSource::byte_source)) allocates both pages
+/// and bytes from the same free memory, so it sets no memory aside for either.
 ///
 /// ```
 /// use core::alloc::Layout;
@@ -38,19 +38,20 @@ use crate::fault::FaultKind;
 ///    alignment, valid for reads and writes, that no other code uses until it is freed.
 /// 2. `bytes_at` returns no more bytes than the allocation has.
 pub unsafe trait ByteSource {
-    /// Returns whether the memory is so small that allocators should serve all requests from here,
-    /// and none from caches. May change from true to false, but not back.
+    /// Returns whether the memory is so small that allocators should serve all requests by this
+    /// trait, and none from caches. May change from true to false, but not back.
     /// Example: see [`ByteSource`].
     fn is_small(&self) -> bool;
 
-    /// Returns memory for `layout`, its content arbitrary. A request for zero bytes gets some.
+    /// Returns memory for `layout`, its content arbitrary. A request for zero bytes gets memory of
+    /// its own too.
     /// Example: see [`ByteSource`].
     ///
     /// # Errors
     /// [`OutOfMemory`] when no free memory is large enough, even after calling shrinkers.
     fn allocate_bytes(&self, layout: Layout) -> Result<NonNull<u8>, OutOfMemory>;
 
-    /// As [`allocate_bytes`](Self::allocate_bytes), but calls no shrinker.
+    /// Allocates as [`allocate_bytes`](Self::allocate_bytes) does, but calls no shrinker.
     /// Example: see [`ByteSource`].
     ///
     /// # Errors
@@ -62,7 +63,7 @@ pub unsafe trait ByteSource {
     /// Frees the allocation at `start`. Example: see [`ByteSource`].
     ///
     /// # Errors
-    /// The misuse, if no allocation of bytes starts there; nothing changes then.
+    /// The kind of fault, if no allocation of bytes starts there. Nothing changes then.
     ///
     /// # Safety
     /// 1. If an allocation of bytes starts there, the caller owns it.
@@ -72,7 +73,7 @@ pub unsafe trait ByteSource {
     /// Returns the size in bytes of the allocation at `address`. Example: see [`ByteSource`].
     ///
     /// # Errors
-    /// The misuse that a free of `address` would be, if no allocation of bytes starts there.
+    /// The fault that a free of `address` would be, if no allocation of bytes starts there.
     fn bytes_at(&self, address: usize) -> Result<usize, FaultKind>;
 
     /// Changes the size of the allocation at `start` to `bytes` without moving it. Returns whether
@@ -83,7 +84,7 @@ pub unsafe trait ByteSource {
     /// 2. When shrinking, no code uses the tail afterwards.
     unsafe fn resize_at(&self, start: NonNull<u8>, bytes: usize) -> bool;
 
-    /// Returns the number of whole pages with bytes that are allocated by this trait. O(pages).
+    /// Returns the number of pages in which this trait has allocated bytes. O(pages).
     /// Example: see [`ByteSource`].
     fn byte_pages(&self) -> usize;
 }

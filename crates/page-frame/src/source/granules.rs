@@ -1,25 +1,27 @@
 //! `Granules`: which granules of 16 bytes of a range are in use, and where each allocation ends.
 //!
 //! # Concepts
-//! A bit says that a granule is in use, and a second bit that it is the last one of its allocation.
-//! So an allocation needs no header, an address tells its size, and a free of memory that is free
-//! or of an address inside an allocation is detected. Both bitmaps take a 64th of the memory.
+//! Each granule has two bits. The **used bit** says that the granule is in use, and the **end bit**
+//! that it is the last granule of its allocation. So allocations need no header: the bits give the
+//! size of the allocation at an address. They also reveal a free of free memory, and a free of an
+//! address inside an allocation. Both bitmaps together take a 64th of the memory.
 //!
-//! A search takes the lowest free granules that suffice. It reads a bound for each **stretch** of
-//! 256 granules first, and skips the stretches in which no free run of that length begins.
+//! An allocation takes the lowest free granules that are enough. For each **stretch** of 256
+//! granules there is a bound on the length of the free runs that begin in it. A search skips the
+//! stretches whose bound is too low.
 //!
 //! # Invariants
 //! - I1: `free` is the number of granules that are not in use.
-//! - I2: a granule with the end bit is in use, and the last granule of each run of granules in use
-//!   has the end bit.
+//! - I2: a granule with the end bit is in use. A granule in use whose next granule is free, or that
+//!   is the last of all, has the end bit.
 //! - I3: no run of free granules that begins in a stretch is longer than the bound of the stretch,
-//!   unless that is [`UNKNOWN`].
+//!   unless the bound is [`UNKNOWN`].
 //! - I4: the bounds of all stretches below `lowest` are zero.
 //!
 //! # Costs
 //! A search reads the bounds, O(granules / 256), and the bits of the stretches that may have room.
-//! A bound is raised when a run begins or grows, and lowered when a search finds nothing. A free
-//! looks for the start of the free run that it joins, O(length of that run / 64).
+//! A bound is raised when a run begins or grows, and lowered when a search finds nothing in the
+//! stretch. A free finds the start of the free run that it joins, O(length of that run / 64).
 
 use core::ops::Range;
 use core::ptr::NonNull;
@@ -29,29 +31,33 @@ use crate::source::bit_array::{BitArray, WORD_BITS};
 
 /// The bytes of a granule: the unit of allocation, and its alignment.
 pub(super) const GRANULE: usize = 16;
-/// The granules of a stretch. With 64 to 512 a free and an allocation in a half-full heap of 64 KiB
-/// differ by 10 %; with fewer, a search of 4 MiB reads more bounds.
+/// The number of granules of a stretch. Any number from 64 to 512 gives the same time within 10 %
+/// for a free and an allocation in a half-full heap of 64 KiB. A smaller number makes a search of
+/// 4 MiB read more bounds.
 const STRETCH: usize = 256;
-/// A bound that limits nothing.
+/// The bound of a stretch of which nothing is known: a search must look at its bits.
 const UNKNOWN: u16 = u16::MAX;
 
-/// The granules of a range: those in use, and those that end an allocation.
+/// The granules of a range.
 #[derive(Debug)]
 pub(super) struct Granules {
+    /// The used bits.
     used: BitArray,
+    /// The end bits.
     ends: BitArray,
-    /// A bound for each stretch (I3).
+    /// A bound for each stretch, in granules (I3).
     bounds: NonNull<u16>,
+    /// The number of free granules (I1).
     free: usize,
-    /// A stretch (I4).
+    /// The number of the stretch where a search begins (I4).
     lowest: usize,
 }
 
-// SAFETY: the bounds belong to the value, which only its owner uses.
+// SAFETY: by clause 1 of `new_in` only this value uses the bounds, so they move with it.
 unsafe impl Send for Granules {}
 
 impl Granules {
-    /// Returns the bytes of the bitmaps and the bounds of `count` granules.
+    /// Returns the size in bytes of the bitmaps and the bounds for `count` granules.
     pub(super) const fn bytes(count: usize) -> usize {
         2 * BitArray::bytes(count) + count.div_ceil(STRETCH) * size_of::<u16>()
     }
@@ -65,11 +71,11 @@ impl Granules {
     pub(super) unsafe fn new_in(memory: NonNull<usize>, count: usize) -> Self {
         // SAFETY: clause 1: the first bitmap comes first.
         let used = unsafe { BitArray::new_in(memory, count) };
-        // SAFETY: clause 1: inside the memory, as two bitmaps are.
+        // SAFETY: clause 1: the memory has room for two bitmaps.
         let ends = unsafe { memory.byte_add(BitArray::bytes(count)) };
-        // SAFETY: clause 1: inside the memory, as the bounds are behind the bitmaps.
+        // SAFETY: clause 1: the memory has room for the bounds after both bitmaps.
         let bounds = unsafe { memory.byte_add(2 * BitArray::bytes(count)) }.cast();
-        // SAFETY: clause 1: the second bitmap, at a multiple of a word.
+        // SAFETY: clause 1: the second bitmap, whose offset is a multiple of a word.
         let ends = unsafe { BitArray::new_in(ends, count) };
         let mut granules = Self { used, ends, bounds, free: count, lowest: 0 };
         if count > 0 {
@@ -116,7 +122,7 @@ impl Granules {
                 Ok(granule) => return Some(granule),
                 Err(Missed { longest, next }) => {
                     self.set_bound(stretch, longest.try_into().unwrap_or(UNKNOWN));
-                    // No run begins in the stretches between.
+                    // Every free run begins in this stretch, or at `next` or later.
                     stretch = (next / STRETCH).max(stretch + 1);
                 }
             }
@@ -124,7 +130,8 @@ impl Granules {
         None
     }
 
-    /// Searches the free runs that begin in `stretch`, as [`find`](Self::find) does.
+    /// Searches the free runs that begin in `stretch` for granules as [`find`](Self::find)
+    /// describes.
     fn find_in(
         &self,
         stretch: usize,
@@ -137,7 +144,7 @@ impl Granules {
         let mut longest = 0;
         let mut start = self.used.first_clear(first..end);
         if start == first && first > 0 && !self.used.is_set(first - 1) {
-            // The run began in an earlier stretch.
+            // The free run at `first` began in an earlier stretch: skip it.
             start = self.used.first_clear(self.used.first_set(start..end)..end);
         }
         if alignment == 1 && count <= WORD_BITS {
@@ -172,8 +179,8 @@ impl Granules {
         self.release(range);
     }
 
-    /// Changes the end of the allocation of the granules of `range`. Returns whether that
-    /// succeeded: the granules behind it must be free if it grows.
+    /// Changes the end of the allocation of the granules of `range` to `new_end`. Returns whether
+    /// that succeeded: if it grows, the granules up to `new_end` must be free.
     pub(super) fn resize(&mut self, range: Range<usize>, new_end: usize) -> bool {
         let end = range.end;
         if new_end > end {
@@ -192,7 +199,7 @@ impl Granules {
     /// Returns the end of the allocation that begins at `granule`.
     ///
     /// # Errors
-    /// The kind of the misuse, if `granule` is not the start of an allocation.
+    /// The kind of fault, if `granule` is not the start of an allocation.
     pub(super) fn end_of(&self, granule: usize) -> Result<usize, FaultKind> {
         if !self.used.is_set(granule) {
             return Err(FaultKind::DoubleFree);
@@ -200,11 +207,11 @@ impl Granules {
         if granule > 0 && self.used.is_set(granule - 1) && !self.ends.is_set(granule - 1) {
             return Err(FaultKind::InteriorPointer);
         }
-        // By I2 there is such a granule.
+        // By I2 the run of granules in use ends with an end bit.
         Ok(self.ends.first_set(granule..self.count()) + 1)
     }
 
-    /// Checks I1 to I4. O(granules). Returns the first one that does not hold.
+    /// Returns the first of I1 to I4 that does not hold. O(granules).
     pub(super) fn broken_invariant(&self) -> Option<&'static str> {
         if self.used.count_clear() != self.free {
             return Some("granules I1: free granules are counted");
@@ -233,7 +240,7 @@ impl Granules {
         None
     }
 
-    /// Makes the granules of `range` free, which keep no end bit.
+    /// Makes the granules of `range`, which have no end bit any more, free.
     fn release(&mut self, range: Range<usize>) {
         self.free += range.len();
         self.used.clear(range.clone());
@@ -241,10 +248,10 @@ impl Granules {
         self.begin_run(before.map_or(0, |last| last + 1));
     }
 
-    /// Raises the bound of the stretch of `granule` to the length of the free run that begins
-    /// there, if one does.
+    /// If a free run begins at `granule`, raises the bound of the granule's stretch to the length
+    /// of the run.
     fn begin_run(&mut self, granule: usize) {
-        // The length of a long run is not worth counting.
+        // The bound of a long run is `UNKNOWN`: its exact length is not worth the time.
         let limit = (granule + STRETCH).min(self.count());
         let length = self.used.first_set(granule..limit) - granule;
         let stretch = granule / STRETCH;
@@ -257,7 +264,7 @@ impl Granules {
 
     fn bound(&self, stretch: usize) -> u16 {
         debug_assert!(stretch * STRETCH < self.count());
-        // SAFETY: clause 1 of `new_in`: a bound for each stretch.
+        // SAFETY: clause 1 of `new_in`: there is a bound for each stretch.
         let bound = unsafe { self.bounds.add(stretch) };
         // SAFETY: in bounds and initialised, and the value owns the bounds.
         unsafe { bound.read() }
@@ -275,11 +282,12 @@ impl Granules {
     }
 }
 
-/// A search of a stretch without success.
+/// The result of a search that found nothing in a stretch.
 struct Missed {
-    /// No free run that begins in the stretch is longer.
+    /// No free run that begins in the stretch is longer than this number of granules.
     longest: usize,
-    /// The start of the first free run behind the stretch.
+    /// A granule at or after the end of the stretch. No free run begins between that end and this
+    /// granule.
     next: usize,
 }
 

@@ -55,16 +55,16 @@ impl<S: System, K: Hardening> CacheBuilder<'_, S, K> {
 
     fn geometry_of(&self, layout: Layout) -> Result<Geometry, BuildError> {
         let (size, alignment, line) = (layout.size(), layout.align(), self.options.line_bytes);
-        let usual = Geometry::with_objects(size, alignment, line, self.options.least_objects);
+        let usual = Geometry::with_objects(size, alignment, line, self.options.min_objects);
         let usual = usual.map_err(BuildError::Geometry)?;
         let best =
             self.options.tight_order.map_or(usual, |most| usual.tightest(alignment, line, most));
-        if best.order() <= self.options.most_order {
+        if best.order() <= self.options.max_order {
             return Ok(best);
         }
         let at = |order: Order| Geometry::at_order(size, alignment, line, order.get());
         let fits = |geometry: &Geometry| geometry.is_inside() || geometry.capacity() <= MAX_OUTSIDE;
-        let allowed = self.options.most_order;
+        let allowed = self.options.max_order;
         let below = Order::all().rev().filter(|order| *order <= allowed).find_map(at).filter(fits);
         below.ok_or_else(|| BuildError::OrderTooSmall {
             needed: Order::all().find(|order| at(*order).is_some()).unwrap_or(best.order()),
@@ -99,7 +99,7 @@ impl<S: System, K: Hardening> CacheBuilder<'_, S, K> {
             size: self.options.layout.size() as u32,
             padding,
             geometry,
-            coloured: self.options.coloured,
+            coloured: self.options.is_coloured,
             constructor: self.options.constructor,
             destructor: self.options.destructor,
             tag: self.options.tag,

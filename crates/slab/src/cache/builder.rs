@@ -206,7 +206,7 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
 
     /// Puts the first object of every slab at its start. Example: see [`CacheBuilder`].
     pub fn uncoloured(mut self) -> Self {
-        self.options.coloured = false;
+        self.options.is_coloured = false;
         self
     }
 
@@ -299,7 +299,7 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
     /// Allows slabs of up to `order`, even where a larger one wastes less.
     /// Example: see [`CacheBuilder`].
     pub fn max_order(mut self, order: Order) -> Self {
-        self.options.most_order = order;
+        self.options.max_order = order;
         self
     }
 
@@ -309,7 +309,7 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
     /// more pages. For page sources of which untouched pages cost nothing. See
     /// [`Geometry::with_objects`](crate::Geometry::with_objects). Example: see [`CacheBuilder`].
     pub fn min_objects(mut self, objects: usize) -> Self {
-        self.options.least_objects = objects;
+        self.options.min_objects = objects;
         self
     }
 
@@ -334,11 +334,10 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
         self
     }
 
-    /// Sets for how many bytes of free objects in full magazines the depot has room from the start,
-    /// by default 32 KiB; zero means that no object waits there. What finds no room goes to its
-    /// slab. More means that a phase that frees many objects costs less, and that they keep their
-    /// pages for a while: an aging pass returns those that are not needed.
-    /// Example: see [`CacheBuilder`].
+    /// Sets the initial capacity of the depot, in bytes of free objects in full magazines. The
+    /// default is 32 KiB; with zero the depot holds no object. Objects for which the depot has no
+    /// room return to their slabs. With a larger depot, freeing many objects costs less, but free
+    /// objects keep their pages until an aging pass releases them. Example: see [`CacheBuilder`].
     pub fn depot_bytes(mut self, bytes: usize) -> Self {
         self.options.depot_bytes = bytes;
         self

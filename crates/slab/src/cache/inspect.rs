@@ -1,4 +1,4 @@
-//! Looking into a cache: its invariants, its slabs, its objects in use, and its free objects.
+//! Inspection of a cache: its invariants, its slabs, its objects in use and its free objects.
 
 use core::ptr::NonNull;
 
@@ -19,17 +19,18 @@ impl<S: System, K: Hardening> Cache<S, K> {
     /// O(objects), takes the cache's locks. Example: see [`Cache`].
     ///
     /// # Errors
-    /// Names the first invariant that does not hold.
+    /// The first invariant that does not hold.
     pub fn validate(&self) -> Result<(), Violation> {
         validate_cache(self.inner())
     }
 
-    /// Checks all that [`validate`](Self::validate) checks, and each object in a magazine: the
-    /// object belongs to this cache, is in one magazine, once, and is not free in its slab. Under a
-    /// preset with [marks](Hardening::MARKS) it has the mark of a cached object.
+    /// Checks all that [`validate`](Self::validate) checks, and each object in a magazine. Such an
+    /// object belongs to this cache, is in only one magazine and only once, and is not free in its
+    /// slab. Under a preset with [marks](Hardening::MARKS) it has the mark of a cached object.
     ///
-    /// Call it only while no other call uses the cache: an object that moves meanwhile may be seen
-    /// twice. It takes each CPU slot over for a moment, and skips a slot that a CPU is inside of.
+    /// Call it only while no other call uses the cache. An object that another call moves between
+    /// two magazines may be counted in both. This function takes each CPU slot over for a moment,
+    /// and skips a slot if its CPU is inside.
     /// O(objects), and O(n^2) for n objects in magazines; takes the cache's locks.
     ///
     /// ```
@@ -47,7 +48,7 @@ impl<S: System, K: Hardening> Cache<S, K> {
     /// ```
     ///
     /// # Errors
-    /// Names the first invariant that does not hold.
+    /// The first invariant that does not hold.
     pub fn validate_quiet(&self) -> Result<(), Violation> {
         self.validate()?;
         validate_magazines::<S, K>(self.inner())
@@ -61,7 +62,8 @@ impl<S: System, K: Hardening> Cache<S, K> {
 
     /// Returns whether `object` is the address of an object of this cache, in use or free. Any
     /// address is allowed, also while other CPUs shrink the cache. O(slabs), takes the lock of the
-    /// slab set; `false` in an interrupt that found that lock held. Example: see [`Cache`].
+    /// slab set. Returns `false` in an interrupt handler that finds the lock held.
+    /// Example: see [`Cache`].
     pub fn owns(&self, object: NonNull<u8>) -> bool {
         let slabs = self.inner().slabs();
         let place = object.addr().get().wrapping_sub(slabs.settings.padding.front());
@@ -69,20 +71,20 @@ impl<S: System, K: Hardening> Cache<S, K> {
         found.is_some_and(|found| found.is_ok())
     }
 
-    /// Calls `look` with each object in use, under the lock of the slab set. Empties all magazines
-    /// first. Takes `&mut self`, so that no other CPU moves objects meanwhile. O(objects). Example:
-    /// see [`LiveObject`].
+    /// Empties all magazines, then calls `look` with each object in use, under the lock of the slab
+    /// set. Takes `&mut self`, so that no other CPU moves objects meanwhile. O(objects).
+    /// Example: see [`LiveObject`].
     pub fn for_each_live(&mut self, look: impl FnMut(LiveObject)) {
         let inner = self.inner();
         inner.percpu.drain(&inner.backing, Patience::Wait);
-        // SAFETY: `&mut self`: the only handle, and the magazines have just been emptied.
+        // SAFETY: `&mut self` excludes all other calls, and the magazines have just been emptied.
         unsafe { for_each_live::<S, K>(inner.slabs(), inner.environment(), look) }
     }
 
-    /// Checks that `object` is an object of this cache and in use, as far as the preset can tell:
-    /// without [marks](Hardening::MARKS) free objects pass. Any address is allowed, also while
-    /// other CPUs free objects and shrink the cache. Changes nothing. O(slabs), takes the lock of
-    /// the slab set; in an interrupt that found that lock held each object passes.
+    /// Checks that `object` is an object of this cache and in use. Under a preset without
+    /// [marks](Hardening::MARKS) free objects pass too. Any address is allowed, also while other
+    /// CPUs free objects and shrink the cache. Changes nothing. O(slabs), takes the lock of the
+    /// slab set. In an interrupt handler that finds the lock held, every address passes.
     ///
     /// ```
     /// # use core::{alloc::Layout, mem::MaybeUninit};
@@ -109,27 +111,28 @@ impl<S: System, K: Hardening> Cache<S, K> {
         self.checks().check_in_use::<K, _>(object, || ()).unwrap_or(Ok(()))
     }
 
-    /// Checks an object that the caller owns: what [`check`](Self::check) checks, and that no write
-    /// went beyond it, as far as the preset can tell. Changes nothing. O(1), no lock.
-    /// Example: see [`Cache::set_requested_size`].
+    /// Checks an object that the caller owns as [`check`](Self::check) does. Also checks that no
+    /// write went beyond the object, if the preset keeps bytes around it that a write would change.
+    /// Changes nothing. O(1), no lock. Example: see [`Cache::set_requested_size`].
     ///
     /// # Errors
     /// The [`Fault`] that a free of `object` would be.
     ///
     /// # Safety
     /// 1. As clause 1 of [`free`](Self::free): `object` came from this cache and has not been freed
-    ///    since. Where that is a mistake, the check finds it as a free does.
+    ///    since. If the caller is mistaken, this finds the mistakes that a free finds.
     /// 2. No other code allocates, frees or checks it meanwhile, nor changes its requested size.
     #[track_caller]
     pub unsafe fn check_owned(&self, object: NonNull<u8>) -> Result<(), Fault> {
-        // SAFETY: clauses 1 and 2.
+        // SAFETY: clause 1 of `ObjectChecks::check_owned`: clauses 1 and 2.
         unsafe { self.checks().check_owned::<K>(object) }
     }
 
-    /// Records that `bytes` bytes of `object` were asked for: a write behind them is an
-    /// [`Overflow`](page_frame::FaultKind::Overflow) at the free, and of a
-    /// [`check_owned`](Self::check_owned). Writes the rest of the object. Does nothing for presets
-    /// without [`REQUESTED_SIZE`](Hardening::REQUESTED_SIZE), and for caches with a constructor.
+    /// Records `bytes` as the requested size of `object`, and fills the rest of the object with a
+    /// pattern. [`free`](Self::free) and [`check_owned`](Self::check_owned) then report a write
+    /// beyond the requested size as an [`Overflow`](page_frame::FaultKind::Overflow). Does nothing
+    /// for presets without [`REQUESTED_SIZE`](Hardening::REQUESTED_SIZE), and for caches with a
+    /// constructor.
     ///
     /// ```
     /// # use core::{alloc::Layout, mem::MaybeUninit};
@@ -159,48 +162,52 @@ impl<S: System, K: Hardening> Cache<S, K> {
     ///
     /// # Safety
     /// 1. `object` came from this cache and has not been freed since.
-    /// 2. No code uses the bytes behind the first `bytes` from now on.
+    /// 2. From now on no code uses the bytes of the object after the first `bytes`.
     pub unsafe fn set_requested_size(&self, object: NonNull<u8>, bytes: usize) {
-        assert!(bytes <= self.object_size(), "no more than the object has");
-        // SAFETY: clauses 1 and 2, and the comparison above.
+        assert!(bytes <= self.object_size(), "the requested size exceeds the object");
+        // SAFETY: clause 1 of `Surroundings::set_requested_size`: by clauses 1 and 2 the caller
+        // owns the object and gives up its rest, and the size was compared above.
         unsafe { self.checks().surroundings().set_requested_size::<K>(object, bytes) };
     }
 
-    /// Returns how many bytes of `object` its owner may use: as many as
-    /// [`set_requested_size`](Self::set_requested_size) recorded, or all. Any address is allowed.
-    /// Costs what [`check`](Self::check) does; O(1), no lock, for presets that record no size.
-    /// Example: see [`Cache::set_requested_size`].
+    /// Returns how many bytes of `object` its owner may use: the size that
+    /// [`set_requested_size`](Self::set_requested_size) recorded, or the object's size. Any address
+    /// is allowed. Under a preset that records sizes this checks `object` and costs what
+    /// [`check`](Self::check) does. Under other presets it is O(1) without a lock, and returns the
+    /// object's size for every address. Example: see [`Cache::set_requested_size`].
     ///
     /// # Errors
-    /// The [`Fault`] that [`check`](Self::check) finds, for presets that record the size.
+    /// The [`Fault`] that [`check`](Self::check) finds, under presets that record sizes.
     #[track_caller]
     pub fn requested_size(&self, object: NonNull<u8>) -> Result<usize, Fault> {
         if !K::REQUESTED_SIZE {
             return Ok(self.object_size());
         }
         let checks = self.checks();
-        // SAFETY: clause 1 of `requested_size`: called for an object of a slab that is alive.
+        // SAFETY: clause 1 of `Surroundings::requested_size`: `check_in_use` calls this only for an
+        // object of this cache, under the set lock, which keeps the object's slab alive.
         let read = || unsafe { checks.surroundings().requested_size::<K>(object) };
         let recorded = checks.check_in_use::<K, _>(object, read).transpose()?.flatten();
         Ok(recorded.unwrap_or(self.object_size()))
     }
 
-    /// Returns [`requested_size`](Self::requested_size) of an object of the caller's; the size of
-    /// all of it where the record is spoilt. O(1), no lock.
-    /// Example: see [`Cache::set_requested_size`].
+    /// Returns what [`requested_size`](Self::requested_size) does for an object that the caller
+    /// owns, without checks. Returns the object's size if a stray write has changed the record.
+    /// O(1), no lock. Example: see [`Cache::set_requested_size`].
     ///
     /// # Safety
     /// 1. As clause 1 of [`check_owned`](Self::check_owned).
     pub unsafe fn requested_size_owned(&self, object: NonNull<u8>) -> usize {
-        // SAFETY: clause 1.
+        // SAFETY: clause 1 of `ObjectChecks::requested_size_owned`: clause 1.
         let recorded = unsafe { self.checks().requested_size_owned::<K>(object) };
         recorded.unwrap_or(self.object_size())
     }
 
-    /// Checks all free objects for writes since they were freed, as an allocation checks one. Calls
-    /// the fault hook with each fault, under the lock of the slab set: the hook must not use the
-    /// cache. Returns the number of faults; zero for presets without [marks](Hardening::MARKS) and
-    /// [poison](Hardening::POISON), and for caches with a constructor. O(objects).
+    /// Checks all free objects for writes since they were freed. (An allocation makes the same
+    /// check for the object that it takes.) Calls the fault hook with each fault, under the lock of
+    /// the slab set: the hook must not use the cache. Returns the number of faults. This is zero
+    /// for presets without [marks](Hardening::MARKS) or [poison](Hardening::POISON), and for caches
+    /// with a constructor. O(objects).
     ///
     /// ```
     /// # use core::{alloc::Layout, mem::MaybeUninit};
@@ -225,7 +232,7 @@ impl<S: System, K: Hardening> Cache<S, K> {
     /// # Safety
     /// 1. No other code uses the cache or its objects meanwhile.
     pub unsafe fn check_free_objects(&self) -> usize {
-        // SAFETY: clause 1.
+        // SAFETY: clause 1 of `ObjectChecks::check_free_objects`: clause 1.
         unsafe { self.checks().check_free_objects::<K>() }
     }
 }

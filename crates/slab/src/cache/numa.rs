@@ -4,9 +4,9 @@
 //! Each node has a registry of its own over its own pages, so nodes share no slabs, depots, colours
 //! or pressure. A [`NumaCache`] allocates on the node of the calling CPU or, if that has no memory,
 //! on the next nearest. It frees to the node that the object's address lies on: a CPU has magazines
-//! for each node, and none holds objects of two nodes. So objects that a CPU frees for another node
-//! wait in a magazine that goes there as a whole, and are not allocated on the CPU's own node.
-//! (FreeBSD's UMA collects them in cross-domain buckets, and sorts these when they are full.)
+//! for each node, and no magazine holds objects of two nodes. So objects of another node that a CPU
+//! frees return to that node in whole magazines, and requests on the CPU's own node do not get
+//! them. (FreeBSD's UMA collects them in cross-domain buckets, and sorts these when they are full.)
 //!
 //! # Costs
 //! With one node, use a [`Cache`], which pays nothing for this file. With several, each call looks
@@ -144,7 +144,7 @@ impl<N: NumaNodes, const MAX: usize, K: Hardening> NumaCache<N, MAX, K> {
     /// Example: see [`NumaCache`].
     ///
     /// # Errors
-    /// The first error of `build`; then no cache is left.
+    /// The first error of `build`. All caches built before it are destroyed.
     ///
     /// # Panics
     /// When there are more nodes than `MAX`, or `build` makes a cache of another registry or,

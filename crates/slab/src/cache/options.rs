@@ -1,4 +1,4 @@
-//! What a user chose for a cache that is not built yet.
+//! The options of a cache that is not built yet, with their defaults.
 
 use core::alloc::Layout;
 
@@ -9,16 +9,19 @@ use crate::cache_inner::sizing::USUAL_BYTES;
 use crate::slabs::settings::ObjectHook;
 use crate::trace::Trace;
 
-/// The options of a [`CacheBuilder`](crate::CacheBuilder), named as its methods are.
+/// The options of a [`CacheBuilder`](crate::CacheBuilder). Each field is set by the builder's
+/// method of the same name, where the units and the meaning are documented.
 pub(super) struct CacheOptions {
     pub(super) name: CacheName,
     pub(super) layout: Layout,
     pub(super) line_bytes: usize,
+    /// Set by `line_aligned`.
     pub(super) is_line_aligned: bool,
-    pub(super) most_order: Order,
-    pub(super) least_objects: usize,
+    pub(super) max_order: Order,
+    pub(super) min_objects: usize,
     pub(super) tight_order: Option<Order>,
-    pub(super) coloured: bool,
+    /// Cleared by `uncoloured`.
+    pub(super) is_coloured: bool,
     pub(super) constructor: Option<ObjectHook>,
     pub(super) destructor: Option<ObjectHook>,
     pub(super) tag: Tag,
@@ -42,10 +45,10 @@ impl CacheOptions {
             layout,
             line_bytes: 64,
             is_line_aligned: false,
-            most_order: Order::MAX,
-            least_objects: 0,
+            max_order: Order::MAX,
+            min_objects: 0,
             tight_order: None,
-            coloured: true,
+            is_coloured: true,
             constructor: None,
             destructor: None,
             tag: Tag::SLAB,

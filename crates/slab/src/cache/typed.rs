@@ -21,13 +21,13 @@
 //!
 //! # Why I2 holds
 //! Safe code can forget a [`Pooled`], then drop the cache, the registry and the memory of the page
-//! source: no destructor runs, and a pointer to the value dangles. So `Pin<&mut T>` of a type that
-//! is not [`Unpin`] is given only if the memory cannot be freed:
+//! source: no destructor runs, and a pointer to the value dangles. So a cache returns `Pin<&mut T>`
+//! of a type that is not [`Unpin`] only if the memory cannot be freed:
 //!
 //! 1. A slab with a value in use is never returned to the source, as only empty slabs are released.
-//! 2. The source is not dropped while such a slab exists. The registry owns it, and a cache keeps
-//!    the registry alive: a forgotten cache for ever, and so does a pinned one that is dropped with
-//!    values in use (`destroy.rs`).
+//! 2. The source is not dropped while such a slab exists. The registry owns the source, and each
+//!    cache keeps the registry alive. A cache that is forgotten keeps it for ever, and so does a
+//!    pinned cache that is dropped with values in use (`destroy.rs`).
 //! 3. The source borrows nothing with a shorter lifetime: it is `'static`. By clause 1 of
 //!    [`PageSource`] its pages are valid then.
 //!
@@ -90,8 +90,9 @@ pub struct ObjectCache<T, S: System, K: Hardening = Off> {
     values: Invariant<T>,
 }
 
-// SAFETY: the values are `Send`, as `objects` asks, and reached through `Pooled`s, which have rules
-// of their own; the rest is the cache.
+// SAFETY: `objects` and `pinned_objects` require that the values are `Send`. Users reach a value
+// only through its `Pooled`, which has rules of its own. The only other field is the cache, which
+// is `Sync`.
 unsafe impl<T: Send, S: System, K: Hardening> Sync for ObjectCache<T, S, K> where Cache<S, K>: Sync {}
 
 impl<S: System> Registry<S> {
@@ -225,7 +226,8 @@ impl<S: System, K: Hardening> CacheBuilder<'_, S, K> {
         self.pinned().typed()
     }
 
-    /// Builds the cache; `T` is [`Unpin`], or the cache is pinned and `P` is `'static` (I2).
+    /// Builds the cache. `T` is [`Unpin`], or the cache is pinned and its page source `'static`
+    /// (I2).
     fn typed<T: Default + Reset + Send + 'static>(
         self,
     ) -> Result<ObjectCache<T, S, K>, BuildError> {

@@ -89,7 +89,8 @@ impl<T: Listed> CacheList<T> {
         Self { first: IrqLock::new(First(core::ptr::null_mut())) }
     }
 
-    /// Adds a cache. Returns whether it did: not in an interrupt that found the lock held.
+    /// Adds a cache. Returns whether that succeeded: it fails in an interrupt handler that finds
+    /// the lock held.
     ///
     /// # Safety
     /// 1. `cache` is alive, in no list, and lives until [`unlink`](Self::unlink).
@@ -139,8 +140,8 @@ impl<T: Listed> CacheList<T> {
         None
     }
 
-    /// Closes `cache` to new visits and waits until the running ones have ended. Returns whether it
-    /// did: not in an interrupt that found the lock held.
+    /// Closes `cache` to new visits and waits until the running ones have ended. Returns whether
+    /// that succeeded: it fails in an interrupt handler that finds the lock held.
     ///
     /// A visitor must not call it: it would wait for its own visit.
     pub(crate) fn close<C: Cpu>(&self, cache: &T, locking: &CacheSlots<C>) -> bool {
@@ -164,8 +165,8 @@ impl<T: Listed> CacheList<T> {
         cache.node().visits.store(0, Ordering::Release);
     }
 
-    /// Takes `cache` out of the list. Returns whether it did: not in an interrupt that found the
-    /// lock held.
+    /// Removes `cache` from the list. Returns whether that succeeded: it fails in an interrupt
+    /// handler that finds the lock held.
     ///
     /// # Safety
     /// 1. `cache` is in the list and closed.

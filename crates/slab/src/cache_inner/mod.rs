@@ -184,10 +184,11 @@ impl<S: System> CacheInner<S> {
         }
     }
 
-    /// Frees a place after a miss in the CPU slot: to the slot's other magazine, to an empty one of
-    /// the depot (in exchange for the full one, if there is one), to a new one, or to its slab.
-    /// Returns whether it went beyond slot and depot, so that objects may be in the slabs again.
-    /// Reports a double free of the caller's last free, wherever that went.
+    /// Frees a place after a miss in the CPU slot. Tries the slot's other magazine, then an empty
+    /// magazine of the depot (in exchange for the full one, if the slot has one), then a new
+    /// magazine, and last the place's slab. Returns whether it went beyond slot and depot, so that
+    /// objects may be in the slabs again. If the place is the one that the caller freed last,
+    /// reports a double free.
     #[inline(always)]
     #[track_caller]
     pub(crate) fn free_missed(&self, place: NonNull<u8>) -> bool {
@@ -225,11 +226,11 @@ impl<S: System> CacheInner<S> {
         }
     }
 
-    /// Frees a place to `empty`, to `refused` after emptying it into the slabs, or to a new
-    /// magazine where these have another than the present capacity or there is none. `refused`
-    /// is a full magazine that the depot had no room for. Without memory for a magazine, frees
-    /// the place to its slab. Traced caches always come here, to report a full magazine of
-    /// `stored` objects.
+    /// Frees a place to a magazine and loads the magazine. The magazine is `empty`, or `refused`, a
+    /// full one for which the depot had no room and which is emptied into the slabs first. It is a
+    /// new one if both are missing, or have another capacity than the present one. Without memory
+    /// for a magazine, frees the place to its slab. Traced caches always come here, to report a
+    /// full magazine of `stored` objects.
     #[cold]
     #[inline(never)]
     fn free_with_new_magazine(

@@ -8,8 +8,8 @@
 //! at the depot's lock alone; a cache that a single CPU fills never waits there.)
 //!
 //! A cache that is idle between two aging passes, or that has become small, gets smaller magazines
-//! again; a cache that is shrunk returns to its first capacity. Magazines of another capacity stay
-//! valid, as the header of each says its own: they are replaced when they are empty.
+//! again. A cache that is shrunk returns to its first capacity. Magazines of another capacity stay
+//! valid, as the header of each magazine has its capacity. They are replaced when they are empty.
 //!
 //! # Invariants
 //! - I1: the capacity decides which magazines are made, and nothing else: a stale read is correct
@@ -19,11 +19,11 @@ use page_frame::sync::{AtomicU8, AtomicU16, MODELLED, Ordering};
 
 use crate::percpu::magazine::CAPACITIES;
 
-/// About how many bytes of objects a magazine holds, by default.
+/// The default of the approximate number of bytes of objects in a magazine.
 ///
-/// Measured: over the peak of three recorded kernel loads with 5, 7 and 13 MB in use, pages held
-/// were 1.19, 1.17 and 1.102 times that with 4 KiB in a magazine, and 1.18, 1.16 and 1.100 times
-/// with 2 KiB.
+/// Measured at the peaks of three recorded kernel loads, with 5, 7 and 13 MB in use. With 4 KiB in
+/// a magazine the pages held were 1.19, 1.17 and 1.102 times the memory in use. With 2 KiB they
+/// were 1.18, 1.16 and 1.100 times.
 pub(crate) const USUAL_BYTES: usize = 2 << 10;
 
 /// Trips and waits until the next capacity: a guess. One under loom, where a model affords few
@@ -49,7 +49,7 @@ pub(crate) const fn usual_class(stride: usize, bytes: usize) -> u8 {
 /// The capacity of a cache's new magazines.
 #[derive(Debug)]
 pub(crate) struct MagazineSizing {
-    /// The class at the start, and the minimum.
+    /// The class of the first magazines, and the smallest class of all later ones.
     usual: u8,
     class: AtomicU8,
     trips: AtomicU16,

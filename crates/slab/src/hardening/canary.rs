@@ -1,7 +1,8 @@
-//! Canaries: a word behind each object, bound to its address and the cache's secret.
+//! Canaries: a word after each object, computed from the object's address and the cache's secret.
 //!
-//! It follows the object's last byte at once, so that a write of one byte too many changes it; a
-//! copy of another object's canary does not fit, and who does not know the secret cannot make one.
+//! The canary begins right after the object's last byte, so a write of one byte too many changes
+//! it. A copy of another object's canary does not match, and an attacker without the secret cannot
+//! compute the right one.
 
 use core::ptr::NonNull;
 

@@ -1,19 +1,19 @@
 //! Requested sizes: how many bytes of an object the caller asked for.
 //!
-//! An allocator of size classes gives an object that is larger than the request. The bytes between
-//! the two hold the pattern of the red zones, so that a write of one byte too many changes it. The
-//! record lies behind the red zone, where a short overflow does not reach it. Linux keeps the same
-//! word (`orig_size` of SLUB's `SLAB_STORE_USER`).
+//! An allocator of size classes returns an object that is larger than the request. The bytes after
+//! the requested size hold the pattern of the red zones, so a write of one byte too many changes
+//! the pattern. The record lies after the red zone, where a short overflow does not reach it. Linux
+//! keeps the same word (`orig_size` of SLUB's `SLAB_STORE_USER`).
 //!
 //! # Concurrency
-//! A safe function may read a record while the owner of the object writes it, so both words are
-//! accessed as atomics. A mixture of two records fails the checksum.
+//! A safe function may read a record while the owner of the object writes it. So both words are
+//! accessed as atomics, and the checksum reveals a mixture of two records.
 
 use core::ptr::NonNull;
 
 use page_frame::sync::{load_word, store_word};
 
-/// A requested size as it is kept, with a checksum that depends on the object and a secret.
+/// The record of a requested size, with a checksum that depends on the object and a secret.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(crate) struct RequestedSize {
@@ -27,13 +27,13 @@ impl RequestedSize {
     }
 }
 
-/// Returns the places of size and checksum in a record.
+/// Returns pointers to the two words of a record: size and checksum.
 fn words(record: NonNull<RequestedSize>) -> [*mut usize; 2] {
     let first = record.as_ptr().cast::<usize>();
     [first, first.wrapping_add(1)]
 }
 
-/// Multiplicative hashing (Knuth TAOCP 3, section 6.4).
+/// Returns the checksum of a record, by multiplicative hashing (Knuth TAOCP 3, section 6.4).
 fn checksum(bytes: usize, address: usize, secret: usize) -> usize {
     const SPREAD: usize = 0x9e37_79b9_7f4a_7c15_u64 as usize;
     [address, bytes]
@@ -41,7 +41,7 @@ fn checksum(bytes: usize, address: usize, secret: usize) -> usize {
         .fold(!secret, |sum, word| (sum ^ word).wrapping_mul(SPREAD).rotate_left(usize::BITS / 2))
 }
 
-/// Records that `bytes` bytes of `object` were asked for.
+/// Writes `bytes` as the requested size of `object` into `record`.
 ///
 /// # Safety
 /// 1. The caller owns the object, in a slab that is alive, and `record` is its record.
@@ -58,7 +58,7 @@ pub(crate) unsafe fn write(
     }
 }
 
-/// Returns how many bytes of `object`, of `size` bytes, were asked for; `None` if a stray write has
+/// Returns the requested size of `object`, which has `size` bytes. `None` if a stray write has
 /// changed the record.
 ///
 /// # Safety

@@ -24,8 +24,8 @@
 
 use core::ptr::NonNull;
 
-use page_frame::sync::{AtomicPtr, load_and_add};
-use page_frame::{Cpu, PerCpuSlot, StridedPerCpu};
+use page_frame::sync::{AtomicPtr, Ordering, load_and_add};
+use page_frame::{Cpu, PerCpuGuard, PerCpuSlot, StridedPerCpu};
 
 use crate::percpu::magazine::Magazine;
 
@@ -96,7 +96,7 @@ impl CpuSlot {
         // SAFETY: I1: `top` is above `bottom`, so there is a place below it.
         let last = unsafe { top.sub(1) };
         self.top = last;
-        // SAFETY: I1: `last` is a place below the old `top`, so it is written.
+        // SAFETY: I1: `last` is a place below the old `top`, and such places are written.
         let object = unsafe { last.read() };
         // SAFETY: only objects are pushed, which are not null.
         Some(unsafe { NonNull::new_unchecked(object) })
@@ -116,7 +116,7 @@ impl CpuSlot {
         if unsafe { below.read() } == object.as_ptr() {
             return Push::Again;
         }
-        // SAFETY: I1: `top` is below `end`, so it is a place of our magazine.
+        // SAFETY: I1: `top` is below `end`, and the places up to `end` belong to our magazine.
         unsafe { top.write(object.as_ptr()) };
         // SAFETY: I1: at most `end`.
         self.top = unsafe { top.add(1) };
@@ -281,75 +281,71 @@ pub struct PerCpuHandle {
 }
 
 impl PerCpuHandle {
-    /// Pops an object from the caller's CPU slot. `None` means a miss, not that memory has run out.
+    /// Pops an object from the caller's CPU slot, through a handle in an atomic word. `None` means
+    /// a miss, not that memory has run out.
     ///
     /// # Safety
-    /// 1. The cache is alive or, for a closed handle, its registry; and `cpu` is a clone of, or a
+    /// 1. `handle` holds a raw handle ([`into_raw`](Self::into_raw)), which was stored with
+    ///    Release.
+    /// 2. Its cache is alive or, for a closed handle, its registry; and `cpu` is a clone of, or a
     ///    reference to, its CPUs.
     #[inline(always)]
-    pub unsafe fn allocate<C: Cpu>(self, cpu: &C) -> Option<NonNull<u8>> {
-        // SAFETY: clause 1 of `slots` is our clause 1.
-        unsafe { self.slots(cpu) }.enter_known().ok()?.pop()
+    pub unsafe fn allocate_through<C: Cpu>(handle: &AtomicPtr<()>, cpu: &C) -> Option<NonNull<u8>> {
+        // Acquire: pairs with the Release of clause 1; sees the slots as they were built.
+        let first: *mut PerCpuSlot<CpuSlot> = handle.load(Ordering::Acquire).cast();
+        let find = |offset| first.wrapping_byte_add(offset);
+        // SAFETY: clause 1: `pin_known` has just returned the id. Clause 2: by clauses 1 and 2
+        // `first` is the first of live slots for the CPUs of `cpu`, which lie as far apart as
+        // `CacheSlots` do.
+        unsafe { PerCpuGuard::<CpuSlot, C>::enter::<true>(cpu, cpu.pin_known(), find) }.ok()?.pop()
     }
 
-    /// Pushes `object` to the caller's CPU slot. Returns whether it was a hit; if not, nothing has
-    /// changed.
+    /// Pushes `object` to the caller's CPU slot, through a handle in an atomic word. Returns
+    /// whether it was a hit; if not, nothing has changed.
     ///
     /// # Safety
-    /// 1. As for [`allocate`](Self::allocate).
-    /// 2. All clauses of [`Cache::free`], constructed state among them, if the answer is true.
-    #[inline(always)]
-    pub unsafe fn free<C: Cpu>(self, cpu: &C, object: NonNull<u8>) -> bool {
-        // SAFETY: clause 1 of `slots` is our clause 1.
-        let slots = unsafe { self.slots(cpu) };
-        slots.enter_known().is_ok_and(|mut slot| slot.push(object) == Push::Done)
-    }
-
-    /// Frees as [`free`](Self::free) does, through handle `index` of a table of raw handles
-    /// ([`into_raw`](Self::into_raw)): one instruction less.
-    ///
-    /// # Safety
-    /// 1. As for [`allocate`](Self::allocate), for the handle at `index` of the table.
-    /// 2. All clauses of [`Cache::free`], constructed state among them, if the answer is true.
-    /// 3. `table` has an `index`th word, which came from [`into_raw`](Self::into_raw), and was
-    ///    stored with Release.
+    /// 1. As clause 1 of [`allocate_through`](Self::allocate_through).
+    /// 2. As clause 2 of [`allocate_through`](Self::allocate_through).
+    /// 3. All clauses of [`Cache::free`], constructed state among them, if the answer is true.
     #[inline(always)]
     pub unsafe fn free_through<C: Cpu>(
+        handle: &AtomicPtr<()>,
+        cpu: &C,
+        object: NonNull<u8>,
+    ) -> bool {
+        // Acquire: as in `allocate_through`.
+        let first: *mut PerCpuSlot<CpuSlot> = handle.load(Ordering::Acquire).cast();
+        let find = |offset| first.wrapping_byte_add(offset);
+        // SAFETY: clauses 1 and 2: as in `allocate_through`.
+        let slot = unsafe { PerCpuGuard::<CpuSlot, C>::enter::<true>(cpu, cpu.pin_known(), find) };
+        slot.is_ok_and(|mut slot| slot.push(object) == Push::Done)
+    }
+
+    /// Frees as [`free_through`](Self::free_through) does, through word `index` of `table`. Where
+    /// the index is not a constant, this is one instruction less.
+    ///
+    /// # Safety
+    /// 1. As clause 1 of [`allocate_through`](Self::allocate_through), for the word at `index` of
+    ///    the table, which has one.
+    /// 2. As clause 2 of [`allocate_through`](Self::allocate_through).
+    /// 3. As clause 3 of [`free_through`](Self::free_through).
+    #[inline(always)]
+    pub unsafe fn free_through_index<C: Cpu>(
         table: *const AtomicPtr<()>,
         index: usize,
         cpu: &C,
         object: NonNull<u8>,
     ) -> bool {
-        let slot = |offset| {
-            // SAFETY: clause 3: the table has a handle there, which points to the first slot.
-            unsafe { load_and_add(table, index, offset) }
-        };
-        // SAFETY: clause 1: the slots of `cpu`, alive, apart as `StridedPerCpu` says.
-        let slot = unsafe { StridedPerCpu::<CpuSlot, C>::enter_known_in(cpu, slot) };
+        // SAFETY: clause 1: there is a word, and the slot lies inside the slots that it points to.
+        let find = |offset| unsafe { load_and_add(table, index, offset) };
+        // SAFETY: clauses 1 and 2: as in `allocate_through`.
+        let slot = unsafe { PerCpuGuard::<CpuSlot, C>::enter::<true>(cpu, cpu.pin_known(), find) };
         slot.is_ok_and(|mut slot| slot.push(object) == Push::Done)
-    }
-
-    /// # Safety
-    /// 1. As for `allocate`.
-    #[inline(always)]
-    unsafe fn slots<'s, C: Cpu>(self, cpu: &'s C) -> StridedPerCpu<'s, CpuSlot, &'s C> {
-        // SAFETY: clause 1: there are as many as CPUs, alive; and `cpu` is a clone of, or a
-        // reference to, the cache's machine.
-        unsafe { StridedPerCpu::at(self.slots, cpu.slots(), cpu) }
     }
 
     /// Turns the handle into a pointer, to be stored in an atomic word.
     pub fn into_raw(self) -> NonNull<()> {
         self.slots.cast()
-    }
-
-    /// Makes a handle from a pointer.
-    ///
-    /// # Safety
-    /// 1. `raw` came from [`into_raw`](Self::into_raw).
-    #[inline(always)]
-    pub unsafe fn from_raw(raw: NonNull<()>) -> Self {
-        Self { slots: raw.cast() }
     }
 
     /// Returns the handle of `slots`.

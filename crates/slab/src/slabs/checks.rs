@@ -1,22 +1,24 @@
 //! Checking objects when they are allocated and when they are freed.
 //!
 //! # Concepts
-//! - The slab keeps a small number for each object, outside of the objects, so no write through a
-//!   pointer to an object reaches the number of that object. While the object is free in its slab,
-//!   the number is a **link**: the index of the next free object. At all other times it is a
-//!   **mark**: allocated, or cached (free, in a magazine). No index has the value of a mark.
+//! - The slab keeps a small number for each object, outside the objects, so that a write to a freed
+//!   object does not change its number. While the object is free in its slab, the number is a
+//!   **link**: the index of the next free object. At all other times it is a **mark**: "allocated",
+//!   or "cached" (free, in a magazine). No index has the value of a mark.
 //! - So an object is in use if its number is the mark "allocated", and free otherwise. A free
 //!   exchanges the mark atomically: of two frees that race, the second one finds it changed.
-//! - Users get the address of the **object**. The object lies in its **place**, behind a red zone
-//!   if the preset has one; slabs and magazines know places only. Its **surroundings** are what the
-//!   preset keeps in the place beside the object.
-//! - An object with a fault is **isolated**: it is given to nobody again, and its mark stays
+//! - Users get the address of the **object**. The object lies in its **place**. If the preset has a
+//!   red zone, the place begins with it. Slabs and magazines hold the addresses of places. The
+//!   **surroundings** of an object are the bytes beside it that reveal stray writes: red zones,
+//!   canary, and the record of the requested size.
+//! - An object with a fault is **isolated**: the cache never allocates it again, and its mark stays
 //!   "allocated". The user who made the mistake is assumed not to use it any more.
 //!
-//! # Which check for whom
-//! `check_in_use` takes any address; it walks the slabs under their lock. All others find the slab
-//! by the page map, in O(1) without a lock, which needs an object that keeps its slab alive. For an
-//! address that breaks this clause they make an effort: they name the mistake if the slab is there.
+//! # Which check fits which caller
+//! - `check_in_use` takes any address. It searches the slabs under their lock: O(slabs).
+//! - All other checks find the slab by the page map: O(1), no lock. The caller must own the object
+//!   or have just taken it, which keeps the slab alive. If it does not, these checks still name the
+//!   mistake, as long as the slab exists.
 
 use core::num::NonZeroUsize;
 use core::ptr::NonNull;
@@ -42,17 +44,17 @@ pub(crate) struct ObjectChecks<'c, S: System> {
 
 impl<S: System> ObjectChecks<'_, S> {
     /// Checks the object in `place`, which the caller has just taken out of a slab or a magazine,
-    /// and prepares it for a user: writes its mark and its surroundings. Returns the user's
-    /// pointer; for a corrupted object calls the fault hook and returns `None`. O(size) with
-    /// poison, else O(1).
+    /// and prepares it for a user: writes its mark, surroundings and history. Returns the object.
+    /// For a corrupted object, calls the fault hook and returns `None`. O(size) with poison,
+    /// otherwise O(1).
     #[track_caller]
     pub(crate) fn check_allocated<K: Hardening>(&self, place: NonNull<u8>) -> Option<NonNull<u8>> {
         let padding = &self.slabs.settings.padding;
-        // SAFETY: the padding in front lies inside the object's place.
+        // SAFETY: the padding before the object lies inside the place.
         let object = unsafe { place.add(padding.front()) };
         let mut outcome = Ok(());
         if K::POISON && self.slabs.settings.constructor.is_none() {
-            // SAFETY: a free object, which the caller has just taken.
+            // SAFETY: the caller has just taken the object, so no other code uses it.
             outcome = unsafe { poison::check(object, self.slabs.settings.object_size()) };
         }
         if K::MARKS && outcome.is_ok() {
@@ -60,7 +62,7 @@ impl<S: System> ObjectChecks<'_, S> {
         }
         if let Err(fault) = outcome {
             if K::MARKS {
-                // Isolates it after a write to its poison. A wrong mark stays as it is.
+                // Isolates an object whose poison was changed. A wrong mark stays as it is.
                 _ = self.mark_allocated(object, place);
             }
             self.report::<K>(fault, object);
@@ -69,7 +71,8 @@ impl<S: System> ObjectChecks<'_, S> {
         // SAFETY: clause 1 of `write`: the caller has just taken the object.
         unsafe { self.surroundings().write::<K>(object) };
         if K::HISTORY {
-            // SAFETY: the caller's object; the history was written when the slab was made.
+            // SAFETY: the caller has just taken the object; its history was written when the slab
+            // was made.
             unsafe { history::note_allocation(padding.history(object), self.secret(), self.now()) };
         }
         Some(object)
@@ -81,17 +84,17 @@ impl<S: System> ObjectChecks<'_, S> {
         self.change_mark(object, found, [MARK_CACHED, MARK_ALLOCATED], FaultKind::Corrupted)
     }
 
-    /// Gives `fault` about `object` to the fault hook, with the name of the cache and the callers
-    /// that the object's history knows.
+    /// Calls the fault hook with `fault`, which concerns `object`. Adds the name of the cache, and
+    /// the callers from the object's history.
     fn report<K: Hardening>(&self, fault: Fault, object: NonNull<u8>) {
         let settings = &self.slabs.settings;
         let is_object = match fault.kind {
             FaultKind::ForeignPointer | FaultKind::WrongCache | FaultKind::InteriorPointer => false,
-            // Without marks nobody has looked whether it is an object.
+            // Only a preset with marks has checked that it is an object.
             _ => K::HISTORY && K::MARKS,
         };
-        // SAFETY: clause 1 of `read`: an object of this cache, by the kind of fault; the user who
-        // made the mistake does not use it any more (see the head of the file).
+        // SAFETY: clause 1 of `history::read`: by the kind of the fault it is an object of this
+        // cache. The user who made the mistake does not use it any more (see the head of the file).
         let history = is_object
             .then(|| unsafe { history::read(settings.padding.history(object), settings.secret) })
             .flatten()
@@ -105,14 +108,14 @@ impl<S: System> ObjectChecks<'_, S> {
     }
 
     /// Checks an object that a user frees, by the clauses of [`Cache::free`](crate::Cache::free),
-    /// and prepares it for the next one: writes its mark, history and poison. Returns its place; if
-    /// a check fails, calls the fault hook and returns `None`: the object must not be freed.
-    /// O(size) with poison, else O(1).
+    /// and prepares it for the next user: writes its mark, history and poison. Returns its place.
+    /// If a check fails, calls the fault hook and returns `None`: the caller must not free the
+    /// object. O(size) with poison, otherwise O(1).
     #[track_caller]
     pub(crate) fn check_freed<K: Hardening>(&self, object: NonNull<u8>) -> Option<NonNull<u8>> {
         let padding = &self.slabs.settings.padding;
         let place = object.as_ptr().wrapping_sub(padding.front());
-        match self.take_back::<K>(object, place.addr()) {
+        match self.prepare_freed::<K>(object, place.addr()) {
             Ok(()) => NonNull::new(place),
             Err(fault) => {
                 self.report::<K>(fault, object);
@@ -121,21 +124,22 @@ impl<S: System> ObjectChecks<'_, S> {
         }
     }
 
+    /// Does the work of [`check_freed`](Self::check_freed) without the report.
     #[track_caller]
-    fn take_back<K: Hardening>(&self, object: NonNull<u8>, place: usize) -> Result<(), Fault> {
+    fn prepare_freed<K: Hardening>(&self, object: NonNull<u8>, place: usize) -> Result<(), Fault> {
         let (padding, size) = (&self.slabs.settings.padding, self.slabs.settings.object_size());
         let found = if K::MARKS { Some(self.find(object, place)?) } else { None };
-        // Before its bytes are read: of frees that race, the one that changes the mark owns the
-        // object.
+        // The mark is changed before the bytes are read: of frees that race, only the free that
+        // changes the mark owns the object.
         if let Some(found) = found {
             let marks = [MARK_ALLOCATED, MARK_CACHED];
             self.change_mark(object, found, marks, FaultKind::DoubleFree)?;
         }
-        // SAFETY: clause 1 of `check`: the mark says that the object was allocated, or clause 1 of
-        // `Cache::free`.
+        // SAFETY: clause 1 of `Surroundings::check`: the object was allocated, by its mark or,
+        // without marks, by clause 1 of `Cache::free`.
         if let Err(changed) = unsafe { self.surroundings().check::<K>(object) } {
             if let Some(found) = found {
-                // Isolates it.
+                // Isolates the object.
                 let marks = [MARK_CACHED, MARK_ALLOCATED];
                 _ = self.change_mark(object, found, marks, FaultKind::Corrupted);
             }
@@ -143,21 +147,21 @@ impl<S: System> ObjectChecks<'_, S> {
             return Err(self.overflow::<K>(object, changed, neighbour));
         }
         if K::HISTORY {
-            // SAFETY: an object of this cache, which is ours since its mark was exchanged, or by
-            // clause 2 of `Cache::free`.
+            // SAFETY: no other code uses the object: this call has changed its mark or, without
+            // marks, by clause 2 of `Cache::free`.
             unsafe { history::note_free(padding.history(object), self.secret(), self.now()) };
         }
         if K::POISON && self.slabs.settings.constructor.is_none() {
-            // SAFETY: the object is ours since its mark was exchanged, or by clause 2 of
-            // `Cache::free`.
+            // SAFETY: no other code uses the object, as above.
             unsafe { poison::fill(object, size) };
         }
         Ok(())
     }
 
-    /// Checks that `object` is an object of this cache, and by its mark, if the preset `K` has
-    /// marks, that it is in use; calls `look` if it is. Any address is allowed. Changes
-    /// nothing. O(slabs), takes the set lock. `None` in an interrupt that found the lock held.
+    /// Checks that `object` is an object of this cache. If the preset `K` has marks, also checks
+    /// that the object is in use. If so, calls `look` under the set lock and returns its result.
+    /// Any address is allowed. Changes nothing. O(slabs), takes the set lock. `None` in an
+    /// interrupt handler that finds the lock held.
     #[track_caller]
     pub(crate) fn check_in_use<K: Hardening, R>(
         &self,
@@ -173,8 +177,8 @@ impl<S: System> ObjectChecks<'_, S> {
         outcome.map(|outcome| outcome.map_err(about))
     }
 
-    /// Checks what [`check_in_use`](Self::check_in_use) checks, and that no write went beyond the
-    /// object, as far as the preset `K` can tell. Changes nothing. O(1), no lock.
+    /// Checks what [`check_in_use`](Self::check_in_use) checks, and the surroundings of the object.
+    /// Changes nothing. O(1), no lock.
     ///
     /// # Safety
     /// 1. `object` is an object in use of this cache, and no other code allocates or frees it
@@ -189,7 +193,8 @@ impl<S: System> ObjectChecks<'_, S> {
         let in_cache = |fault: Fault| fault.in_cache(settings.name);
         let found = self.find(object, place).map_err(in_cache)?;
         self.check_mark::<K>(object, found).map_err(in_cache)?;
-        // SAFETY: clause 1 of `check`: by the mark, or by clause 1, the object is allocated.
+        // SAFETY: clause 1 of `Surroundings::check`: the object is allocated, by its mark or,
+        // without marks, by clause 1.
         if let Err(changed) = unsafe { self.surroundings().check::<K>(object) } {
             let neighbour = self.neighbour_of::<K>(object, found);
             return Err(in_cache(self.overflow::<K>(object, changed, neighbour)));
@@ -197,8 +202,8 @@ impl<S: System> ObjectChecks<'_, S> {
         Ok(())
     }
 
-    /// Returns how many bytes of `object` were asked for; `None` if a stray write has changed the
-    /// record, or if no object is there after all. O(1), no lock.
+    /// Returns the requested size of `object`. `None` if a stray write has changed the record, or
+    /// if `object` is no object of this cache. O(1), no lock.
     ///
     /// # Safety
     /// 1. As for [`check_owned`](Self::check_owned).
@@ -208,13 +213,13 @@ impl<S: System> ObjectChecks<'_, S> {
     ) -> Option<usize> {
         let place = object.addr().get().wrapping_sub(self.slabs.settings.padding.front());
         self.find(object, place).ok()?;
-        // SAFETY: clause 1 of `requested_size`: `find` has found the object, and clause 1 keeps its
-        // slab alive.
+        // SAFETY: clause 1 of `Surroundings::requested_size`: `find` has found the object, and by
+        // clause 1 its slab is alive.
         unsafe { self.surroundings().requested_size::<K>(object) }
     }
 
-    /// Checks that the object, which `find` has found, has the mark of one in use, if there are
-    /// marks. Reads it by an exchange with itself.
+    /// If the preset has marks, checks that the object that `find` has found is in use. Exchanges
+    /// the mark for itself, as the exchange reports the fault.
     #[track_caller]
     fn check_mark<K: Hardening>(
         &self,
@@ -233,20 +238,21 @@ impl<S: System> ObjectChecks<'_, S> {
         Surroundings { settings: &self.slabs.settings }
     }
 
-    /// Returns the object behind object `index` if there is no red zone between the two. Then a
-    /// changed byte between them may be an overflow of the first or an underflow of the second.
+    /// Returns the address of the object after object `index`, if the slab has one and no red zone
+    /// lies between the two. A changed byte between them may then be an overflow of the first or an
+    /// underflow of the second.
     fn neighbour_of<K: Hardening>(
         &self,
         object: NonNull<u8>,
         (header, index): (NonNull<SlabHeader>, usize),
     ) -> Option<NonZeroUsize> {
-        // SAFETY: `find` found the header, and the caller's object keeps the slab alive.
+        // SAFETY: `find` found the header, and the object of the caller keeps the slab alive.
         let geometry = &unsafe { header.as_ref() }.geometry(&self.slabs.settings.geometry);
         let has_next = K::RED_ZONE == 0 && index + 1 < geometry.capacity();
         has_next.then(|| object.addr().saturating_add(geometry.stride()))
     }
 
-    /// Makes the fault of an object of which a stray write has changed a byte in the surroundings.
+    /// Makes the fault for an object whose surroundings a stray write has changed.
     #[track_caller]
     fn overflow<K: Hardening>(
         &self,
@@ -255,7 +261,8 @@ impl<S: System> ObjectChecks<'_, S> {
         neighbour: Option<NonZeroUsize>,
     ) -> Fault {
         let Changed { address: changed, expected, found } = changed;
-        // SAFETY: clause 1 of `requested_size`: the caller has found the object allocated.
+        // SAFETY: clause 1 of `Surroundings::requested_size`: the caller has found the object
+        // allocated, which keeps its slab alive.
         let requested = unsafe { self.surroundings().requested_size::<K>(object) };
         // Objects have at most `LARGEST_SIZE` bytes, so both numbers fit.
         let size = requested.unwrap_or(self.slabs.settings.object_size()) as u32;
@@ -288,7 +295,8 @@ impl<S: System> ObjectChecks<'_, S> {
                 if self.change_mark(object, (header, index), marks, FaultKind::DoubleFree).is_ok() {
                     continue;
                 }
-                // SAFETY: clause 1: free, so filled when it was freed or its slab was made.
+                // SAFETY: by clause 1 no other code uses the object. It is free, so it was filled
+                // when it was freed or when its slab was made.
                 if let Err(fault) = unsafe { poison::check(object, settings.object_size()) } {
                     faults += 1;
                     self.report::<K>(fault, object);
@@ -298,8 +306,8 @@ impl<S: System> ObjectChecks<'_, S> {
         faults
     }
 
-    /// Finds the slab and the index of the object in `place`, as [`Slabs::find`] does; a fault
-    /// names `object`, the user's pointer.
+    /// Finds the slab and the index of the object in `place`, as [`Slabs::find`] does. The fault
+    /// has the address of `object`, which is the address that the user knows.
     #[track_caller]
     fn find(
         &self,
@@ -315,8 +323,10 @@ impl<S: System> ObjectChecks<'_, S> {
         self.slabs.settings.clock.map_or(0, |clock| clock())
     }
 
-    /// Changes the mark of object `index` of `header` from `from` to `to`. Returns the fault
-    /// `otherwise` if it finds another byte.
+    /// Changes the mark of object `index` of `header` from `from` to `to`.
+    ///
+    /// # Errors
+    /// A fault of the kind `otherwise`, if the mark is not `from`.
     #[track_caller]
     fn change_mark(
         &self,
@@ -325,8 +335,8 @@ impl<S: System> ObjectChecks<'_, S> {
         [from, to]: [u8; 2],
         otherwise: FaultKind,
     ) -> Result<(), Fault> {
-        // SAFETY: the caller found the header, and keeps the slab alive: by the set lock, or by an
-        // object that it owns.
+        // SAFETY: the caller found the header, and the slab stays alive: the caller holds the set
+        // lock or owns an object of the slab.
         let geometry = &unsafe { header.as_ref() }.geometry(&self.slabs.settings.geometry);
         // SAFETY: clause 1 of `links`: `geometry` is that of this slab.
         let links = unsafe { SlabHeader::links(header, geometry) };

@@ -27,8 +27,8 @@ use crate::slabs::slab_source::SlabSource;
 use crate::system::System;
 use crate::trace::Event;
 
-/// A trip to the slabs makes at most so many new ones, for a caller that wants more objects than
-/// one of them has: a guess.
+/// Maximum number of slabs that one call makes, for a caller that wants more objects than one slab
+/// has: a guess.
 const MAX_GROWN_AT_ONCE: usize = 8;
 
 impl Slabs {

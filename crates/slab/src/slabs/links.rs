@@ -1,13 +1,13 @@
 //! The links of a slab: one or two bytes per object, which chain the free ones.
 //!
-//! They lie outside the objects, so that constructed state survives: in the header, or in whole
-//! lines in front of it.
+//! They lie outside the objects, so that free objects stay constructed: in the slab header, or in
+//! whole cache lines before it.
 //!
 //! # Invariants
 //! - I1: a link is written only by the CPU that owns the object: before the push that frees it, or
 //!   as a mark (see `checks.rs`). It is read as a link only under the set lock.
-//! - I2: while a slab is in a set, its links are accessed only as atomics of one width: a free that
-//!   must not be may look for a mark at any time.
+//! - I2: while a slab is in a set, its links are accessed only as atomics of one width: an
+//!   invalid free may read a mark at any time.
 
 use core::ptr::NonNull;
 

@@ -1,4 +1,8 @@
-//! The bytes around an object that no user may write: canary, red zones and requested size.
+//! The bytes around an object that its owner may not write: red zones, canary, and the record of
+//! the requested size.
+//!
+//! The bytes of the object after its requested size are its **rest**. They are filled as a red zone
+//! is.
 
 use core::ptr::NonNull;
 
@@ -7,13 +11,14 @@ use crate::hardening::presets::Hardening;
 use crate::hardening::{canary, red_zone, requested_size};
 use crate::slabs::settings::CacheSettings;
 
-/// The surroundings of the objects of one cache.
+/// Writes and checks the bytes around the objects of one cache.
 pub(crate) struct Surroundings<'c> {
     pub(crate) settings: &'c CacheSettings,
 }
 
 impl Surroundings<'_> {
-    /// Writes what surrounds an object that is allocated; all of it counts as asked for.
+    /// Writes the bytes around an object that is being allocated. Its requested size becomes the
+    /// size of the object.
     ///
     /// # Safety
     /// 1. The caller owns `object`, of this cache, which was built for `K`.
@@ -34,14 +39,17 @@ impl Surroundings<'_> {
         }
     }
 
-    /// Checks what surrounds an object; returns the first byte that was changed. Bytes near the
-    /// object come first.
+    /// Checks the bytes around an object.
+    ///
+    /// # Errors
+    /// The first byte that a stray write has changed. Bytes near the object come first.
     ///
     /// # Safety
     /// 1. `object` is of this cache, which was built for `K`, and has been allocated.
     pub(crate) unsafe fn check<K: Hardening>(&self, object: NonNull<u8>) -> Result<(), Changed> {
         let (padding, size) = (&self.settings.padding, self.settings.object_size());
-        // SAFETY: clause 1.
+        // SAFETY: clause 1 of `requested_size`: clause 1, and an allocated object keeps its slab
+        // alive.
         let requested = unsafe { self.requested_size::<K>(object) };
         if let Some(requested) = requested.filter(|_| K::REQUESTED_SIZE && self.has_rest()) {
             // SAFETY: clause 1: `set_requested_size` filled the bytes when it wrote the record.
@@ -64,7 +72,7 @@ impl Surroundings<'_> {
         Ok(())
     }
 
-    /// Records that `bytes` bytes of `object` were asked for, and fills the rest of the object.
+    /// Records `bytes` as the requested size of `object`, and fills the rest of the object.
     ///
     /// # Safety
     /// 1. As for [`write`](Self::write), and `bytes` is at most the object's size.
@@ -75,15 +83,16 @@ impl Surroundings<'_> {
     ) {
         if K::REQUESTED_SIZE && self.has_rest() {
             let record = self.settings.padding.requested_size(object);
-            // SAFETY: clause 1: the caller's object, with room for the record.
+            // SAFETY: clause 1 of `requested_size::write`: by clause 1 the caller owns the object,
+            // and the padding of this preset has room for the record.
             unsafe { requested_size::write(record, object, bytes, self.settings.secret) };
-            // SAFETY: clause 1.
+            // SAFETY: clause 1: the caller owns the object, whose size is at least `bytes`.
             unsafe { red_zone::fill_rest(object, bytes, self.settings.object_size()) };
         }
     }
 
-    /// Returns how many bytes of `object` were asked for: all, where that is not recorded; `None`
-    /// if a stray write has changed the record. The owner of the object may write it meanwhile.
+    /// Returns the requested size of `object`: the size of the object, if the preset records none.
+    /// `None` if a stray write has changed the record. The owner may write the record meanwhile.
     ///
     /// # Safety
     /// 1. `object` is of this cache, which was built for `K`, and its slab is alive.
@@ -93,11 +102,13 @@ impl Surroundings<'_> {
             return Some(size);
         }
         let record = self.settings.padding.requested_size(object);
-        // SAFETY: clause 1: the record was written when the slab was made.
+        // SAFETY: clause 1 of `requested_size::read`: by clause 1 the slab is alive, and the record
+        // was written when the slab was made.
         unsafe { requested_size::read(record, object, size, self.settings.secret) }
     }
 
-    /// Returns whether the rest of an object may be filled: constructed state may not.
+    /// Returns whether the rest of an object may be filled. The content of a constructed object
+    /// must stay.
     fn has_rest(&self) -> bool {
         self.settings.constructor.is_none()
     }

@@ -1,4 +1,7 @@
-//! Frees from other CPUs against the holder of the slab set's lock.
+//! Models of the free word: frees from other CPUs against the holder of the slab set's lock.
+//!
+//! A slab is **known** to the slab set if it is in a list of slabs with free objects, or on the
+//! pending stack.
 
 use std::ptr::NonNull;
 
@@ -10,8 +13,8 @@ use testkit::model;
 
 const OBJECTS: usize = 2;
 
-/// A slab as far as the protocol goes: word, links, content of the objects, link on the pending
-/// stack.
+/// The parts of a slab that the protocol uses: the free word, the links, the content of the
+/// objects, and the link of the pending stack.
 struct Slab {
     word: FreeWord,
     links: [UnsafeCell<usize>; OBJECTS],
@@ -35,7 +38,7 @@ struct World {
     stack: TakeAll<Slab>,
 }
 
-/// A full slab: every object taken, unknown to the set.
+/// Returns a full slab: every object is taken, and the slab is not known to the set.
 fn full() -> Arc<World> {
     let slab = Slab {
         word: FreeWord::new(0, OBJECTS),
@@ -52,10 +55,10 @@ fn full() -> Arc<World> {
 impl World {
     /// Writes to the object as its owner, then frees it.
     fn free(&self, index: usize) {
-        // SAFETY: the object is ours until the push; loom checks it.
+        // SAFETY: the caller owns the object until the push; loom checks it.
         self.slab.content[index].with_mut(|content| unsafe { *content += 1 });
         let link = |next: usize| {
-            // SAFETY: the link is the pusher's until the exchange succeeds.
+            // SAFETY: only the pusher uses the link until its exchange succeeds; loom checks it.
             self.slab.links[index].with_mut(|link| unsafe { *link = next });
         };
         if self.slab.word.push(index, link) == Pushed::First {
@@ -71,19 +74,20 @@ impl World {
             self.slab.links[index].with(|link| unsafe { *link })
         };
         let popped = self.slab.word.pop(next)?;
-        // SAFETY: the object is ours now; loom checks it.
+        // SAFETY: the caller owns the object now; loom checks it.
         self.slab.content[popped.index].with_mut(|content| unsafe { *content += 1 });
         Some(popped)
     }
 
-    /// Takes the pending slabs as the holder of the set lock: how often ours was among them.
+    /// Takes the pending slabs as the holder of the set lock. Returns how often the slab was among
+    /// them.
     fn take_pending(&self) -> usize {
         self.stack.take_all().count()
     }
 }
 
-/// Two CPUs free the objects of a full slab: it becomes known once, and both objects are there.
-/// Mutation seen to fail: `push` answering `First` always (the slab is pending twice).
+/// Two CPUs free the objects of a full slab: the slab becomes known once, and both objects are
+/// free. Mutation seen to fail: `push` returning `First` always (the slab is pending twice).
 #[test]
 fn a_full_slab_becomes_known_exactly_once() {
     model("slab: two frees of a full slab", 6, || {
@@ -98,8 +102,8 @@ fn a_full_slab_becomes_known_exactly_once() {
     });
 }
 
-/// Frees against refills: no object is handed out twice, none is lost, and the slab is known
-/// whenever it has some. Mutations that it catches: the push's Release made Relaxed ("causality
+/// Frees against refills: no object is allocated twice, no object is lost, and a slab with free
+/// objects is known. Mutations that it catches: the push's Release made Relaxed ("causality
 /// violation"); `pop` keeping `known` when it takes the last object (the slab is lost).
 #[test]
 fn frees_against_refill() {
@@ -108,7 +112,7 @@ fn frees_against_refill() {
         let theirs = Arc::clone(&world);
         let other = thread::spawn(move || theirs.free(0));
         world.free(1);
-        // We hold the set lock from here on.
+        // This thread holds the set lock from here on.
         let mut listed = world.take_pending() > 0;
         let popped = if listed { world.pop() } else { None };
         listed &= !popped.is_some_and(|popped| popped.is_last);
@@ -119,8 +123,9 @@ fn frees_against_refill() {
     });
 }
 
-/// A refill takes all it can in one exchange while another CPU frees: the chain is whole, and no
-/// object is lost. Mutation seen to fail: the pop's loads made Relaxed ("causality violation").
+/// A refill takes all free objects in one exchange while another CPU frees: the chain has no gap,
+/// and no object is lost. Mutation seen to fail: the pop's loads made Relaxed ("causality
+/// violation").
 #[test]
 fn a_chain_is_taken_against_a_free() {
     model("slab: chain against free", 10, || {
@@ -128,7 +133,7 @@ fn a_chain_is_taken_against_a_free() {
         let theirs = Arc::clone(&world);
         let other = thread::spawn(move || theirs.free(0));
         world.free(1);
-        // We hold the set lock from here on.
+        // This thread holds the set lock from here on.
         let next = |index: usize| {
             // SAFETY: the push that made this reachable has published the link.
             world.slab.links[index].with(|link| unsafe { *link })
@@ -155,9 +160,9 @@ fn a_chain_is_taken_against_a_free() {
     });
 }
 
-/// The slab is released when all is free and it was taken from the pending stack; nobody touches it
-/// afterwards. Mutation seen to fail: a release without having taken it from the pending stack
-/// ("concurrent" accesses).
+/// The lock holder releases the slab if it has taken the slab from the pending stack and all
+/// objects are free. No other code uses the slab afterwards. Mutation seen to fail: a release
+/// without having taken the slab from the pending stack ("concurrent" accesses).
 #[test]
 fn release_comes_after_the_last_pusher() {
     model("slab: release against late push", 10, || {
@@ -165,10 +170,10 @@ fn release_comes_after_the_last_pusher() {
         let theirs = Arc::clone(&world);
         let other = thread::spawn(move || theirs.free(0));
         world.free(1);
-        // We hold the set lock from here on.
+        // This thread holds the set lock from here on.
         let in_sight = world.take_pending() == 1;
         if in_sight && world.slab.word.load().free == OBJECTS {
-            // The pages are released: whatever still touched the slab would race with these writes.
+            // The pages are released: any later access to the slab would race with these writes.
             let wipe = |cell: &UnsafeCell<usize>| {
                 cell.with_mut(|link| {
                     // SAFETY: no other code is left; loom checks it.

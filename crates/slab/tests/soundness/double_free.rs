@@ -1,4 +1,5 @@
-//! The object that was freed last is not freed again, whatever the state of the CPU slot.
+//! A second free of the object that was freed last is a fault and changes nothing, whatever the
+//! state of the CPU slot.
 
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::alloc::Layout;
@@ -7,8 +8,8 @@ use std::mem::MaybeUninit;
 use page_frame::{Arena, Fault, FaultKind, SingleCpu};
 use slab::Registry;
 
-/// Frees `before` objects of a fresh cache, then one object twice, which the hook must name. No
-/// object is then allocated twice.
+/// Frees `before` objects of a fresh cache and then one more, and frees that one again. The fault
+/// hook must be called each time, and no object may be allocated twice afterwards.
 fn free_twice_after(before: usize, size: usize) {
     static FAULTS: AtomicUsize = AtomicUsize::new(0);
     let count = |fault: &Fault| {
@@ -41,10 +42,11 @@ fn free_twice_after(before: usize, size: usize) {
     }
 }
 
-/// From no magazine at all to two full ones and a depot.
+/// The numbers of frees lead from a slot without magazines to a slot with two full ones and a
+/// depot.
 ///
-/// Mutations that it catches: no look at a full magazine; no look at the slab of a slot without
-/// magazines.
+/// Mutations that it catches: no comparison with the last object of a full magazine; no comparison
+/// with the slab's last freed object for a slot without magazines.
 #[test]
 fn the_object_freed_last_is_not_freed_again() {
     for size in [16, 300, 2000] {
