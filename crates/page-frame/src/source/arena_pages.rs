@@ -34,6 +34,7 @@ impl Arena<'_> {
     }
 
     /// Returns the index of the first page of the run of `pages` pages at `start`.
+    #[track_caller]
     fn check_run(
         &self,
         bits: &ArenaBits,
@@ -54,6 +55,7 @@ impl Arena<'_> {
     }
 
     /// Returns the index of the page that begins at `address`.
+    #[track_caller]
     fn page_of(&self, address: usize) -> Result<usize, Fault> {
         if !self.contains(address) {
             return Err(Fault::at_address(FaultKind::ForeignPointer, address));
@@ -67,6 +69,7 @@ impl Arena<'_> {
     }
 
     /// Returns the index of the first page of the block of `order` at `start`.
+    #[track_caller]
     fn check(&self, bits: &ArenaBits, start: NonNull<u8>, order: Order) -> Result<usize, Fault> {
         let address = start.addr().get();
         let page = self.page_of(address)?;
