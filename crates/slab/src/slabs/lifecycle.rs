@@ -236,7 +236,7 @@ impl Slabs {
         let header = unsafe {
             write_header::<K>(pages, settings, identity, start, memory, colour, geometry)
         };
-        if K::POISON || K::REQUESTED_SIZE || K::HISTORY {
+        if K::POISON || K::CANARY || K::REQUESTED_SIZE || K::HISTORY {
             // SAFETY: clause 1 of `prepare_objects`: the slab is ours, in no list, and no
             // constructor has run.
             unsafe { prepare_objects::<K>(settings, header) };
