@@ -68,7 +68,7 @@ pub(crate) fn check(bytes: &[u8]) {
 }
 
 fn history<K: Hardening>(setting: u8, calls: &[u8]) {
-    let pages = [40, 150, 700, 1500][usize::from(setting >> 2 & 3)];
+    let pages = [20, 60, 150, 500][usize::from(setting >> 2 & 3)];
     let every = [0, 0, 3, 7][usize::from(setting >> 4 & 3)];
     let mut memory = vec![MaybeUninit::uninit(); pages * PAGE_SIZE];
     let arena = Counted::new(Arena::new(&mut memory).expect("large enough"));

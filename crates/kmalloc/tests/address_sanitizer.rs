@@ -105,7 +105,8 @@ fn the_allocator_touches_no_byte_of_its_users() {
             cpus.switch_to([None, Some(CpuId::new(0)), Some(CpuId::new(1))][random.below(3)]);
             let number = step as u64;
             if random.one_in(2) && live.len() < 400 {
-                let size = random.below([64, 300, 5000, 70_000][random.below(4)]);
+                let most = [64, 300, 5000, 70_000][random.below(4)];
+                let size = random.below(most);
                 let layout = Layout::from_size_align(size, 16).expect("small");
                 let Some(start) = allocate(heap, layout) else { continue };
                 // SAFETY: ours.
