@@ -132,14 +132,15 @@ const MISTAKES: [&str; 4] = ["object", "run", "page", "overflow"];
 /// Makes one mistake.
 fn make(mistake: &str) {
     with_heap(|heap, _| {
-        let size = if mistake == "run" { 100_000 } else { 100 };
+        // A multiple of the eight bytes for which the sanitizer keeps one, below a class.
+        let size = if mistake == "run" { 100_000 } else { 104 };
         let layout = Layout::from_size_align(size, 16).expect("small");
         let start = allocate(heap, layout).expect("room");
         let offset = if mistake == "overflow" { size } else { 0 };
         if offset == 0 {
             free(heap, start, layout);
         } else {
-            poison(NonNull::new(start.as_ptr().wrapping_add(size)).expect("not null"), 4);
+            poison(NonNull::new(start.as_ptr().wrapping_add(size)).expect("not null"), 8);
         }
         if mistake == "page" {
             heap.shrink_all();

@@ -199,7 +199,7 @@ impl FreeWord {
     /// unknown.
     ///
     /// Only the holder of the slab set's lock may call it.
-    pub(crate) fn forget_all(&self) {
+    pub fn forget_all(&self) {
         // Relaxed: the objects are given to nobody. What a push on the new stack publishes, its own
         // Release publishes.
         let mut old = self.0.load(Ordering::Relaxed);
