@@ -193,7 +193,7 @@ fn release_comes_after_the_last_pusher() {
 /// never found).
 #[test]
 fn forgetting_all_objects_against_a_free() {
-    model(|| {
+    model("slab: forget all against a free", 5, || {
         let slab = Slab {
             word: FreeWord::new(0, 1),
             links: [UnsafeCell::new(0), UnsafeCell::new(0)],
