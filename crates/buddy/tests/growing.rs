@@ -12,7 +12,7 @@ use std::thread;
 use buddy::{BuildError, GrowingBuddy};
 use page_frame::{
     Cpu, CpuId, DirectMap, FaultKind, Fenced, FrameNumber, FrameRange, Order, PAGE_SIZE, PageMap,
-    PageResize, PhysMap, SwitchedCpu, Tag,
+    PageResize, PageSource, PhysMap, SingleCpu, SwitchedCpu, Tag,
 };
 use testkit::{Random, steps};
 
@@ -266,5 +266,117 @@ fn threads_allocate_while_others_add_ranges() {
         let all: Vec<_> = std::iter::from_fn(|| frames.allocate_frames(Order::ZERO).ok()).collect();
         all.iter().for_each(|frame| mark(frame.get(), 1, true));
         assert!(all.len() > FRAMES - 10 * 30, "{} frames are free again", all.len());
+    });
+}
+
+/// Blocks, runs and slabs of several ranges, by address.
+///
+/// Mutation that it catches: a method of the source that asks the first buddy for each address, or
+/// a fault that names the source instead of its caller.
+#[test]
+fn each_range_keeps_its_own_blocks_and_foreign_addresses_are_faults() {
+    with_memory(100, |map| {
+        let frames = GrowingBuddy::new(map, SingleCpu::new());
+        assert_eq!(frames.tag_range().pages(), 0);
+        for start in [100, 1600] {
+            // SAFETY: clauses 1 and 2: frames of the memory, which the map covers.
+            unsafe { frames.add(range(start, start + 1000)) }.expect("room");
+        }
+        assert_eq!(frames.tag_range().pages(), 1000);
+        let blocks: Vec<_> = std::iter::from_fn(|| frames.allocate(order(3)).ok()).collect();
+        let mut record = 7_u64;
+        let record = NonNull::from(&mut record).cast::<()>();
+        let number = |start: NonNull<u8>| map.frame(start.addr().get()).get();
+        let ends = [0, blocks.len() - 1].map(|index| number(blocks[index].start()));
+        assert!(ends[0] < 1100 && ends[1] >= 1600 || ends[1] < 1100 && ends[0] >= 1600, "both");
+        for block in [&blocks[0], &blocks[blocks.len() - 1]] {
+            let (start, address) = (block.start(), block.start().addr().get());
+            assert_eq!(frames.pointer(address), start);
+            // SAFETY: the block is ours.
+            unsafe { frames.set_owner(start, 8, Tag::SLAB, record) };
+            let last = address + 7 * PAGE_SIZE;
+            assert_eq!((frames.tag(last), frames.owner(last)), (Tag::SLAB, record.as_ptr()));
+            // SAFETY: as above.
+            unsafe { frames.clear_owner(start, order(3)) };
+            // SAFETY: as above.
+            unsafe { frames.set_run(start, 8) };
+            assert_eq!(frames.run_pages(address), Some(8));
+            // SAFETY: as above.
+            unsafe { frames.clear_run(start, order(3)) };
+            assert_eq!(frames.tag(address), Tag::block(order(3)));
+        }
+        for block in blocks {
+            // SAFETY: from this source, and not in use.
+            unsafe { frames.free(block) };
+        }
+        let run = frames.allocate_run(33, Order::ZERO).expect("free");
+        // SAFETY: the run is ours.
+        assert!(unsafe { frames.resize_run(run.start(), 33, 20) });
+        // SAFETY: as above.
+        unsafe { frames.free_run(run.start(), 20) };
+
+        let outside = map.pointer(FrameNumber::new(1200));
+        let address = outside.addr().get();
+        assert_eq!((frames.tag(address), frames.owner(address)), (Tag::NONE, std::ptr::null_mut()));
+        assert_eq!(frames.pointer(address).addr(), outside.addr());
+        // SAFETY: no range has the page, so these calls change nothing.
+        unsafe { frames.set_owner(outside, 1, Tag::SLAB, record) };
+        // SAFETY: as above.
+        unsafe { frames.clear_owner(outside, Order::ZERO) };
+        // SAFETY: as above.
+        unsafe { frames.set_run(outside, 1) };
+        // SAFETY: as above.
+        unsafe { frames.clear_run(outside, Order::ZERO) };
+        let misuse = std::panic::AssertUnwindSafe(|| {
+            // SAFETY: not so: this is the fault.
+            unsafe { frames.free_run(outside, 1) };
+        });
+        let panic = std::panic::catch_unwind(misuse).expect_err("refused");
+        let text = panic.downcast::<String>().expect("a fault is a text");
+        assert!(text.starts_with("ForeignPointer") && text.contains("growing.rs"), "{text}");
+        assert!(!text.contains("src"), "the caller is named: {text}");
+        frames.drain();
+        frames.validate().expect("nothing else has changed");
+    });
+}
+
+/// Frames of touching ranges are withheld together or not at all.
+///
+/// Mutation that it catches: `withhold` that keeps the frames of the first range when the second
+/// has one that is taken.
+#[test]
+fn a_range_across_a_border_is_withheld_whole_or_not_at_all() {
+    with_memory(0x1000, |map| {
+        let frames = GrowingBuddy::new(map, SingleCpu::new());
+        for start in [0x1000, 0x1400] {
+            // SAFETY: clauses 1 and 2: frames of the memory, which the map covers.
+            unsafe { frames.add(range(start, start + 0x400)) }.expect("room");
+        }
+        // The metadata is at the end of a range: the border is behind it.
+        let taken = range(0x1400, 0x1401);
+        frames.withhold(taken).expect("free");
+        let free = frames.free_frames_count();
+        let metadata = (0x1000..0x1400).rev().find(|frame| {
+            frames.withhold(range(*frame, *frame + 1)).is_ok_and(|()| {
+                // SAFETY: clause 1: withheld just now.
+                unsafe { frames.free_each(range(*frame, *frame + 1)) }.is_ok()
+            })
+        });
+        let last_free = metadata.expect("most are free");
+        assert!(frames.withhold(range(last_free, 0x1402)).is_err(), "metadata lies between");
+        assert_eq!(frames.free_frames_count(), free);
+        // SAFETY: clause 1: withheld above.
+        unsafe { frames.free_each(taken) }.expect("ours");
+        // SAFETY: breaks clause 1 for most frames: each is a fault, and changes nothing.
+        let fault = unsafe { frames.free_each(range(0, usize::MAX)) }.expect_err("not ours");
+        assert_eq!(fault.kind, FaultKind::DoubleFree, "{fault}");
+        // SAFETY: as above.
+        let fault = unsafe { frames.free_each(range(0, 5)) }.expect_err("not ours");
+        assert_eq!(
+            (fault.kind, fault.frame()),
+            (FaultKind::ForeignPointer, Some(FrameNumber::new(0)))
+        );
+        frames.drain();
+        frames.validate().expect("consistent");
     });
 }

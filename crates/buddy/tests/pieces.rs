@@ -4,8 +4,9 @@
 
 use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use buddy::{EventCounts, FrameAllocator, Mode, SplitError, ZeroedMemory};
+use buddy::{Buddy, EventCounts, FrameAllocator, Mode, SplitError, ZeroedMemory};
 use page_frame::{CpuId, FaultKind, FrameNumber, FrameRange, Order, OutOfMemory, SwitchedCpu};
 use testkit::Random;
 
@@ -234,4 +235,70 @@ fn segments_of_more_than_a_section_are_found() {
     assert_eq!(frames.allocate_each(2 * GIB + 4000, Order::ZERO), Ok(FrameNumber::new(1000)));
     frames.free_each(range(1000, 2 * GIB + 5000)).expect("ours");
     frames.validate().expect("consistent");
+}
+
+/// Blocks by address are split as blocks by number are.
+///
+/// Mutation that it catches: pieces that do not begin where the one before ends, or a refused split
+/// that keeps the block.
+#[test]
+fn a_block_by_address_is_split_into_pieces_and_a_refused_one_comes_back() {
+    use page_frame::{
+        DirectMap, OneContext, PAGE_SIZE, PageBlock, PageMap, PageSource, Shrink, Tag,
+    };
+    static FAULTS: AtomicUsize = AtomicUsize::new(0);
+    let layout = Buddy::<DirectMap, OneContext>::metadata_layout(&[range(0, 64)], 1);
+    let mut memory = vec![MaybeUninit::uninit(); layout.expect("valid").size() + 64];
+    let memory = ZeroedMemory::zero(&mut memory);
+    // SAFETY: the test accesses no frame.
+    let map = unsafe { DirectMap::at_offset(1 << 40) };
+    // SAFETY: clause 1: the test is the only context.
+    let cpu = unsafe { OneContext::new() };
+    // SAFETY: clauses 1 and 2: no other code uses the frames.
+    let buddy = unsafe { Buddy::new_in(memory, &[range(0, 64)], map, cpu, Mode::Cached) };
+    let buddy = buddy.expect("room").with_fault_hook(|_| {
+        FAULTS.fetch_add(1, Ordering::Relaxed);
+    });
+    let block = buddy.allocate(order(3)).expect("free");
+    let first = block.start().addr().get();
+    let Err((block, error)) = buddy.split_block(block, order(4)).map(|pieces| pieces.count())
+    else {
+        panic!("a block has no larger pieces");
+    };
+    assert!(matches!(error, SplitError::Fault(fault) if fault.kind.name() == "WrongOrder"));
+    assert_eq!((block.order(), block.start().addr().get()), (order(3), first));
+    let pieces = buddy.split_block(block, order(1)).map_err(|(_, error)| error).expect("split");
+    for (number, piece) in pieces.enumerate() {
+        let address = piece.start().addr().get();
+        assert_eq!((piece.pages(), address), (2, first + number * 2 * PAGE_SIZE));
+        assert_eq!(buddy.tag(address), Tag::block(order(1)));
+        // SAFETY: the piece is this buddy's, and not used.
+        unsafe { buddy.free(piece) };
+    }
+    let each = buddy.allocate_each(5, Order::ZERO).expect("free").get();
+    // SAFETY: clause 1: allocated by number above.
+    unsafe { buddy.free_each(range(each, each + 5)) }.expect("ours");
+    // SAFETY: breaks clause 1, which is the fault.
+    let fault = unsafe { buddy.free_each(range(each, each + 2)) }.expect_err("freed above");
+    assert_eq!(fault.kind, FaultKind::DoubleFree);
+    let frozen = buddy.freeze_slots(None);
+    assert!(frozen.is_fenced());
+    drop(frozen);
+    let frame = buddy.allocate_frames(Order::ZERO).expect("free");
+    assert!(buddy.reclaimable() > 0, "the refill took more than one");
+    // SAFETY: clause 1: allocated by number above.
+    unsafe { buddy.free_frames(frame, Order::ZERO) }.expect("ours");
+    assert!(Shrink::shrink(&buddy, usize::MAX) > 0);
+    assert_eq!((buddy.free_bits(FrameNumber::new(0)), buddy.reclaimable()), (usize::MAX, 0));
+    // SAFETY: clauses 1 and 2: nothing is freed or added through it.
+    assert_eq!(unsafe { buddy.frame_allocator() }.free_frames_count(), 64);
+    let start = first as *mut u8;
+    // SAFETY: not so: it is free, which is the fault.
+    let again = unsafe {
+        PageBlock::from_raw(std::ptr::NonNull::new(start).expect("not null"), order(3), false)
+    };
+    // SAFETY: as above.
+    unsafe { buddy.free(again) };
+    assert_eq!(FAULTS.load(Ordering::Relaxed), 1);
+    buddy.validate().expect("consistent");
 }

@@ -302,3 +302,80 @@ fn watermarks_count_the_free_frames() {
     assert_eq!((watermarks.free_frames(), watermarks.pressure()), (8192, Pressure::None));
     assert!(watermarks.allows(8192 - 8) && !watermarks.allows(8192 - 7));
 }
+
+/// A slab or a run of each zone is recorded in the map of its zone.
+///
+/// Mutation that it catches: a method of `ZoneSource` that takes the first zone for each address.
+#[test]
+fn owners_and_runs_are_recorded_in_the_zone_of_the_address() {
+    let buddies = two_nodes(());
+    let zones = named(&buddies);
+    let list = ZoneList::new(&zones).expect("in order");
+    assert_eq!(list.zones().len(), 5);
+    let source = list.source(Request { may_use_reserve: true, ..Request::default() });
+    #[allow(clippy::clone_on_copy, reason = "`Clone` is what is tested")]
+    let source = source.clone();
+    assert!(source.request().may_use_reserve);
+    assert_eq!(source.tag_range().pages(), 64);
+    let mut record = 7_u64;
+    let record = std::ptr::NonNull::from(&mut record).cast::<()>();
+    for buddy in &buddies {
+        let block = buddy.allocate(order(2)).expect("free");
+        let (start, address) = (block.start(), block.start().addr().get());
+        assert_eq!(source.pointer(address), start);
+        // SAFETY: the block is ours.
+        unsafe { source.set_owner(start, 4, Tag::SLAB, record) };
+        for page in 0..4 {
+            let address = address + page * PAGE;
+            assert_eq!((buddy.tag(address), buddy.owner(address)), (Tag::SLAB, record.as_ptr()));
+            assert_eq!(source.owner(address), record.as_ptr());
+        }
+        // SAFETY: as above.
+        unsafe { source.clear_owner(start, order(2)) };
+        assert_eq!(buddy.tag(address), Tag::block(order(2)));
+        // SAFETY: as above.
+        unsafe { source.set_run(start, 4) };
+        assert_eq!((buddy.tag(address), buddy.run_pages(address)), (Tag::RUN, Some(4)));
+        // SAFETY: as above.
+        unsafe { source.clear_run(start, order(2)) };
+        assert_eq!(buddy.tag(address), Tag::block(order(2)));
+        // SAFETY: from this zone.
+        unsafe { source.free(block) };
+        buddy.drain();
+        buddy.validate().expect("consistent");
+    }
+}
+
+/// A run grows only while its zone stays above its reserve, unless the request may use that.
+///
+/// Mutation that it catches: `resize_run` that does not ask the zone, or asks also for a request
+/// that may use the reserve.
+#[test]
+fn a_run_does_not_grow_into_the_reserve() {
+    let marks = Marks::for_frames(4096);
+    assert_eq!(marks, Marks { min: 128, low: 160, high: 192 });
+    assert_eq!(Marks::for_frames(256).min, 32, "two square roots are an eighth");
+    assert_eq!(Marks::for_frames(64).min, 8, "an eighth is less");
+    let watermarks = Watermarks::new(4096, marks, |_: Pressure| ());
+    assert_eq!(watermarks.marks(), marks);
+    let frames = [range(0, 4096)];
+    let buddy = Simulated::new(&frames, SingleCpu::new(), Mode::Plain);
+    // Two traces: the stricter one decides.
+    let buddy = buddy.traced((EventCounts::new(), &watermarks));
+    let zones = [NodeZone { node: 0, kind: ZoneKind::Normal, buddy: &*buddy }];
+    let list = ZoneList::new(&zones).expect("one zone");
+    let ordinary = list.source(Request::default());
+    let reserve = list.source(Request { may_use_reserve: true, ..Request::default() });
+    let run = ordinary.allocate_run(3000, Order::ZERO).expect("free");
+    assert!(ordinary.allocate_run(4096 - 3000 - 64, Order::ZERO).is_err(), "below the reserve");
+    // SAFETY: the run is ours, and only a number.
+    assert!(!unsafe { ordinary.resize_run(run.start(), 3000, 4096 - 64) });
+    // SAFETY: as above; a refusal changes nothing.
+    assert!(unsafe { ordinary.resize_run(run.start(), 3000, 3100) });
+    // SAFETY: as above, with the length that it has now.
+    assert!(unsafe { reserve.resize_run(run.start(), 3100, 4096 - 64) });
+    assert_eq!(buddy.trace().pressure(), Pressure::Min);
+    // SAFETY: as above.
+    unsafe { ordinary.free_run(run.start(), 4096 - 64) };
+    assert_eq!(buddy.free_frames_count(), 4096);
+}

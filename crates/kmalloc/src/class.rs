@@ -212,6 +212,24 @@ mod tests {
         ClassIndex::all().find(|class| class.size() >= bytes && class.size() % alignment == 0)
     }
 
+    /// The tables are made at compile time. Here the same functions run for every size.
+    ///
+    /// Mutation that it catches: a class one step too large or too small, at any size.
+    #[test]
+    fn the_tables_have_the_classes_that_the_functions_compute() {
+        assert_eq!((COARSE.end(1 << 8), FINE.end(LARGEST)), (FINE.first, ClassIndex::COUNT));
+        for class in ClassIndex::all() {
+            assert_eq!(class.size(), size_of_class(class.index()));
+        }
+        for bytes in 1..=LARGEST {
+            let class = ClassIndex(class_of(bytes) as u8);
+            assert_eq!(ClassIndex::for_size(bytes), Some(class), "{bytes}");
+            assert!(class.size() >= bytes);
+            let below = class.index().checked_sub(1).and_then(ClassIndex::new);
+            assert!(below.is_none_or(|below| below.size() < bytes), "{bytes}");
+        }
+    }
+
     #[test]
     fn sizes_ascend_to_the_largest() {
         let mut below = 0;

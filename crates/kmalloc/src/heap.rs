@@ -177,9 +177,8 @@ impl<C: Cpu + Clone, K: Hardening> Heap<C, K> {
             Some(start) => (start, bytes),
             // Some machines have memory at address zero, but a Rust reference cannot point there.
             None => {
-                let start = start.wrapping_add(START_AT_ZERO);
-                let Some(start) = NonNull::new(start) else { return Err(error(Kind::Empty)) };
-                (start, bytes.saturating_sub(START_AT_ZERO))
+                let start = NonNull::new(start.wrapping_add(START_AT_ZERO));
+                (start.expect("not zero"), bytes.saturating_sub(START_AT_ZERO))
             }
         };
         let add = |regions: &Regions<C>| {
@@ -270,8 +269,6 @@ pub struct RegionError {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// The region begins at zero, and has no other byte.
-    Empty,
     /// The region has no room for a page's bytes beside the metadata.
     NoPage { needed: usize },
     /// The first region has no room for the registry, or for the first cache of a preset with
@@ -293,7 +290,6 @@ impl RegionError {
     /// Returns how many bytes are enough, wherever the region starts. Example: see [`RegionError`].
     pub const fn needed(&self) -> usize {
         match self.kind {
-            Kind::Empty => START_AT_ZERO,
             Kind::NoPage { needed } | Kind::NoRegistry { needed } => needed,
         }
     }
@@ -303,7 +299,6 @@ impl fmt::Display for RegionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the region of {} bytes at {:#x} is too small: ", self.bytes, self.start)?;
         match self.kind {
-            Kind::Empty => f.write_str("it has no byte beyond address zero"),
             Kind::NoPage { needed } => {
                 write!(f, "the bytes of a page and metadata need {needed}, wherever they start")
             }

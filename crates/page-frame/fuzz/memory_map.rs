@@ -66,6 +66,10 @@ fn scaled(what: u8, bytes: &[u8]) -> u64 {
 fn add(map: &mut MemoryMap<CAPACITY>, what: u8, first: u64, second: u64, kind: RegionKind) {
     let before = map.regions().to_vec();
     let (end, outcome) = match what & 8 {
+        // Up to the last address, the end is what 64 bits have.
+        0 if first > 0 && first.wrapping_add(second) == 0 => {
+            (Some(u64::MAX), map.add(first, second, kind))
+        }
         0 => (first.checked_add(second), map.add(first, second, kind)),
         _ => (Some(second), map.add_range(first, second, kind)),
     };

@@ -173,6 +173,36 @@ mod tests {
         }
     }
 
+    /// Mutation that it catches: `<` and `<=` exchanged in `contains`, and `&&` replaced by `||`.
+    #[test]
+    fn a_range_has_its_first_frame_and_not_its_end() {
+        for (start, end) in [(3, 9), (0, 1), (usize::MAX - 1, usize::MAX), (5, 5), (7, 2)] {
+            let range = range(start, end);
+            for frame in (0..12).chain(usize::MAX - 2..=usize::MAX) {
+                let is_inside = (start..end).contains(&frame);
+                assert_eq!(range.contains(FrameNumber::new(frame)), is_inside, "{frame} {range:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_frame_beyond_the_last_address_has_none() {
+        let last = usize::MAX >> PAGE_SHIFT;
+        assert_eq!(FrameNumber::new(last).address(), Some(last << PAGE_SHIFT));
+        assert_eq!(FrameNumber::new(last + 1).address(), None);
+        assert_eq!(FrameNumber::new(usize::MAX).checked_add(1), None);
+        assert_eq!(FrameNumber::containing(usize::MAX).get(), last);
+    }
+
+    /// Blocks reach the last frame number, and no sum of frames wraps around.
+    #[test]
+    fn blocks_end_at_the_last_frame_number() {
+        let range = range(usize::MAX - 5, usize::MAX);
+        let blocks = range.blocks().map(|(start, order)| (usize::MAX - start.get(), order.pages()));
+        let expected = [(5, 2), (3, 2), (1, 1)];
+        assert!(blocks.eq(expected));
+    }
+
     #[test]
     fn a_reversed_range_is_empty() {
         assert!(range(5, 3).is_empty());

@@ -167,6 +167,25 @@ mod tests {
         }
     }
 
+    /// Mutation that it catches: `for_layout` by the smaller of size and alignment.
+    #[test]
+    fn a_layout_takes_the_larger_of_size_and_alignment() {
+        let order = |size, alignment| {
+            Order::for_layout(Layout::from_size_align(size, alignment).expect("a layout"))
+        };
+        assert_eq!(order(5000, 8).map(Order::get), Some(1));
+        assert_eq!(order(100, 8 * PAGE_SIZE).map(Order::get), Some(3));
+        assert_eq!(order(2 * Order::MAX.bytes(), 8), None);
+    }
+
+    #[test]
+    fn the_next_smaller_order_is_the_inverse_of_the_next_larger_one() {
+        assert_eq!((Order::ZERO.smaller(), Order::MAX.larger()), (None, None));
+        for order in Order::all().skip(1) {
+            assert_eq!(order.smaller().and_then(Order::larger), Some(order));
+        }
+    }
+
     #[test]
     fn zero_bytes_take_a_page() {
         assert_eq!(Order::for_bytes(0), Some(Fit { order: Order::ZERO, waste_bytes: PAGE_SIZE }));

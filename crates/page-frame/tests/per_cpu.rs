@@ -5,8 +5,10 @@ use std::cell::Cell;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use page_frame::sync::Zeroable;
 use page_frame::{
-    Cpu, CpuId, EnterError, InterruptState, IrqLock, PerCpu, PerCpuSlot, SwitchedCpu, TakeOver,
+    Cpu, CpuId, EnterError, InterruptState, IrqLock, PerCpu, PerCpuSlot, PinGuards, SwitchedCpu,
+    TakeOver, WithSlotStride,
 };
 
 #[test]
@@ -291,4 +293,92 @@ fn slots_of_several_lines_are_those_of_their_cpus() {
     per_cpu.for_each_exclusive(|id, body| seen.push((id.index(), body[29], body[0])));
     assert_eq!(seen, [(0, 1, 0), (1, 2, 0), (2, 3, 0), (3, 4, 0)]);
     assert!(format!("{per_cpu:?}").starts_with("PerCpu { count: 4, cpu: "));
+}
+
+/// Mutation that it catches: `forget_others` that forgets the caller too, or nobody.
+#[test]
+fn after_a_fork_the_child_forgets_all_but_itself() {
+    let mut slots = [const { PerCpuSlot::new(()) }; 3];
+    let per_cpu = PerCpu::new(&mut slots, SwitchedCpu::new(3));
+    let leave_inside = |cpu| {
+        per_cpu.cpu().switch_to(Some(CpuId::new(cpu)));
+        std::mem::forget(per_cpu.enter());
+        std::mem::forget(per_cpu.lock_token());
+    };
+    leave_inside(1);
+    let own = Some(CpuId::new(0));
+    per_cpu.cpu().switch_to(own);
+    let token = per_cpu.lock_token();
+    // SAFETY: clauses 1 and 2: CPU 1 runs nothing more, and bodies never change. Clause 3: this is
+    // CPU 0.
+    unsafe { per_cpu.forget_others(own) };
+    assert!(per_cpu.lock_token().is_nested(), "the caller is still inside its own token");
+    drop(token);
+    for cpu in 0..3 {
+        per_cpu.cpu().switch_to(Some(CpuId::new(cpu)));
+        assert!(!per_cpu.lock_token().is_nested(), "CPU {cpu}");
+        assert!(per_cpu.enter().is_ok(), "CPU {cpu}");
+    }
+}
+
+/// The provided methods of [`Cpu`] are those of a machine whose CPUs all have ids, and which masks
+/// nothing.
+#[test]
+fn provided_methods_lend_nothing_and_mask_nothing() {
+    struct Bare;
+    // SAFETY: one context with one id, as the test calls it from one thread only.
+    unsafe impl Cpu for Bare {
+        fn slots(&self) -> usize {
+            1
+        }
+        fn pin(&self) -> Option<CpuId> {
+            Some(CpuId::new(0))
+        }
+        unsafe fn unpin(&self) {}
+        fn fence_all(&self) -> bool {
+            true
+        }
+    }
+    let cpu = WithSlotStride::<_, 256>(&Bare);
+    assert_eq!((cpu.slots_used(), cpu.pin_known()), (1, Some(CpuId::new(0))));
+    // SAFETY: pairs with `pin_known` above.
+    unsafe { cpu.unpin() };
+    assert!(!cpu.borrow() && cpu.fence_all());
+    cpu.wait(3);
+    cpu.light_fence();
+    cpu.note_miss();
+    let state = cpu.mask_interrupts();
+    // SAFETY: the state of the call above, restored once; the machine masks nothing.
+    unsafe { cpu.restore_interrupts(state) };
+    // SAFETY: the line of CPU 3, which has the number 3 times the bytes of a line.
+    assert_eq!(unsafe { CpuId::at_line_offset(3 * CpuId::LINE as u32) }, CpuId::new(3));
+}
+
+thread_local! {
+    static ENDED: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Mutation that it catches: `PinGuards::end` without the drop, or `keep` that drops.
+#[test]
+fn a_kept_guard_ends_once() {
+    struct Guard;
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            ENDED.set(ENDED.get() + 1);
+        }
+    }
+    let guards = PinGuards::default();
+    guards.clone().keep(Guard);
+    assert_eq!(ENDED.get(), 0);
+    // SAFETY: clause 1: pairs with the `keep` above.
+    unsafe { guards.end() };
+    assert_eq!(ENDED.get(), 1);
+}
+
+#[test]
+fn a_zeroed_slot_is_open() {
+    let slot = PerCpuSlot::<page_frame::sync::AtomicUsize>::zero();
+    let mut slots = [slot];
+    let per_cpu = PerCpu::new(&mut slots, SwitchedCpu::new(1));
+    assert_eq!(per_cpu.enter().expect("open").load(Ordering::Relaxed), 0);
 }

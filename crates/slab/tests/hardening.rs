@@ -413,3 +413,55 @@ impl Hardening for RedZoneAndMarks {
     const MARKS: bool = true;
     const RED_ZONE: usize = 8;
 }
+
+/// A write in front of the slab's first object, for objects of several sizes and alignments, and in
+/// slabs of each order. The report says that the byte lies in front.
+///
+/// Mutations that it catches: a slab without a guard; a guard that is not checked, or checked for
+/// another object than the first; one whose fault names the object behind.
+#[test]
+fn a_write_in_front_of_a_slabs_first_object_is_named() {
+    static REPORTS: Mutex<Vec<Fault>> = Mutex::new(Vec::new());
+    let note = |fault: &Fault| REPORTS.lock().expect("no panic").push(*fault);
+    for (size, align) in [(1, 1), (40, 8), (56, 8), (100, 4), (64, 64), (1000, 16), (4088, 8)] {
+        let mut memory = vec![MaybeUninit::uninit(); 4 << 20];
+        let arena = Arena::new(&mut memory).expect("large enough");
+        let registry = Registry::with_fault_hook(&arena, SingleCpu::new(), note).expect("room");
+        let layout = Layout::from_size_align(size, align).expect("a layout");
+        let cache = registry.cache("first", layout).hardening::<Hardened>().build().expect("fits");
+        let (geometry, mut slabs) = (cache.geometry(), std::collections::BTreeMap::new());
+        let objects = (0..6 * geometry.capacity()).map(|_| cache.allocate().expect("room"));
+        let objects: Vec<_> = objects.collect();
+        for object in &objects {
+            let slab = object.addr().get() / geometry.slab_bytes();
+            let first: &mut NonNull<u8> = slabs.entry(slab).or_insert(*object);
+            *first = (*first).min(*object);
+        }
+        let firsts: Vec<_> = slabs.into_values().collect();
+        for (number, first) in firsts.iter().enumerate() {
+            let offset = -1 - (number % size_of::<usize>()) as isize;
+            write(&cache, *first, offset);
+            // SAFETY: clauses 1 and 2: allocated above, by the only thread.
+            let fault = unsafe { cache.check_owned(*first) }.expect_err("on demand");
+            let changed = first.addr().get().wrapping_add_signed(offset);
+            let is_it = |kind| match kind {
+                FaultKind::Overflow { changed: at, offset: by, neighbour: None, .. } => {
+                    at == changed && by as isize == offset
+                }
+                _ => false,
+            };
+            assert!(is_it(fault.kind), "{size} bytes aligned to {align}: {fault}");
+            // SAFETY: as above; the object is isolated.
+            unsafe { cache.free(*first) };
+            let fault = REPORTS.lock().expect("no panic").pop().expect("a fault");
+            assert!(is_it(fault.kind) && fault.address() == Some(first.addr().get()), "{fault}");
+        }
+        assert!(firsts.len() >= 6);
+        for object in objects.iter().filter(|object| !firsts.contains(object)) {
+            // SAFETY: from this cache.
+            unsafe { cache.free(*object) };
+        }
+        assert!(REPORTS.lock().expect("no panic").is_empty(), "the others are whole");
+        cache.validate().expect("consistent");
+    }
+}

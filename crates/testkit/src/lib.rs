@@ -20,8 +20,12 @@ pub use random::Random;
 pub use step::interrupt_each;
 
 /// Returns how many steps a random history of usually `usual` steps has: as many, or at most 200 in
-/// Miri, which takes a thousand times as long for each.
+/// Miri, which takes a thousand times as long for each, and at most 2000 under ThreadSanitizer.
 pub const fn steps(usual: usize) -> usize {
-    const MOST_IN_MIRI: usize = 200;
-    if cfg!(miri) && usual > MOST_IN_MIRI { MOST_IN_MIRI } else { usual }
+    let most = match (cfg!(miri), cfg!(thread_sanitizer)) {
+        (true, _) => 200,
+        (_, true) => 2000,
+        _ => usual,
+    };
+    if usual > most { most } else { usual }
 }

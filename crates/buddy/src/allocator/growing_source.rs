@@ -26,10 +26,12 @@ fn owner_of<M: PhysMap, C>(
     start: NonNull<u8>,
 ) -> &Buddy<'static, M, C> {
     let address = start.addr().get();
-    at(frames, address).unwrap_or_else(|| {
+    // No closure, as the fault names the caller.
+    let Some(buddy) = at(frames, address) else {
         panic_on_fault(&Fault::at_address(FaultKind::ForeignPointer, address));
         unreachable!("`panic_on_fault` panics")
-    })
+    };
+    buddy
 }
 
 // SAFETY: clauses 1 and 2: the buddies allocate and free every block, each of its own range.

@@ -262,7 +262,14 @@ impl<C: Cpu, T: Trace, const CHECKED: bool> FramePool<'_, C, T, CHECKED> {
     #[inline(never)]
     #[track_caller]
     fn free_segment(&self, range: FrameRange) -> Result<(), Fault> {
-        let mut outcome = Ok(());
+        // Beyond the span are no frames, however many numbers there are.
+        let own = range.intersection(self.frames.bitmap().table().span());
+        let foreign = |frame| Err(Fault::at_frame(FaultKind::ForeignPointer, frame));
+        let begins_outside = own.is_empty() || range.start < own.start;
+        let mut outcome = match begins_outside && !range.is_empty() {
+            true => foreign(range.start),
+            false => Ok(()),
+        };
         let free = |start: usize, end: usize| {
             let range = FrameRange::new(FrameNumber::new(start), FrameNumber::new(end));
             if range.is_empty() {
@@ -277,8 +284,8 @@ impl<C: Cpu, T: Trace, const CHECKED: bool> FramePool<'_, C, T, CHECKED> {
             }
             Ok(())
         };
-        let mut start = range.start.get();
-        for number in range.start.get()..range.end.get() {
+        let mut start = own.start.get();
+        for number in own.start.get()..own.end.get() {
             let frame = FrameNumber::new(number);
             if !self.frames.tags().take::<CHECKED>(frame, Tag::block(Order::ZERO)) {
                 let fault = misuse(&self.frames, frame, Order::ZERO);
@@ -286,7 +293,8 @@ impl<C: Cpu, T: Trace, const CHECKED: bool> FramePool<'_, C, T, CHECKED> {
                 start = number + 1;
             }
         }
-        outcome.and(free(start, range.end.get()))
+        let outcome = outcome.and(free(start, own.end.get()));
+        if own.end < range.end { outcome.and(foreign(own.end)) } else { outcome }
     }
 }
 

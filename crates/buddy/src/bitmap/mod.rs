@@ -249,7 +249,8 @@ pub(crate) fn area_parts(range: FrameRange) -> impl Iterator<Item = (FrameNumber
     let mut next = range.start.get();
     core::iter::from_fn(move || {
         let start = next;
-        let end = (start - start % AREA_FRAMES + AREA_FRAMES).min(range.end.get());
+        // The last area of all frame numbers ends with the last of them.
+        let end = (start - start % AREA_FRAMES).saturating_add(AREA_FRAMES).min(range.end.get());
         next = end;
         (start < end).then(|| (FrameNumber::new(start), end - start))
     })

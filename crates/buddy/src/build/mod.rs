@@ -116,7 +116,7 @@ impl Plan {
         let last_frame = FrameNumber::new(span.end.get() - 1);
         let first_section = section_number(span.start);
         let table = section_number(last_frame) - first_section + 1;
-        let present = present_sections(first_section, table, ranges).count();
+        let present = present_sections(ranges);
         let areas = last_frame.get() / AREA_FRAMES - span.start.get() / AREA_FRAMES + 1;
 
         let mut total = 0_usize;
@@ -199,7 +199,9 @@ impl Plan {
         let bounds = &unsafe { fill(at(self.bounds_at), 1, |_| Bounds::new()) }[0];
         let mut present = 0;
         let mut section = |index: usize| {
-            present_sections(self.first_section + index, 1, ranges).next()?;
+            if !has_frames(self.first_section + index, ranges) {
+                return None;
+            }
             let number = present;
             present += 1;
             let place =
@@ -259,15 +261,22 @@ impl Plan {
     }
 }
 
-/// Iterates over the numbers of the sections that have frames, of `count` sections from `first` on.
-fn present_sections(
-    first: usize,
-    count: usize,
-    ranges: &[FrameRange],
-) -> impl Iterator<Item = usize> {
-    (first..first + count).filter(|section| {
-        let start = FrameNumber::new(section * SECTION_FRAMES);
-        let whole = FrameRange::new(start, FrameNumber::new(start.get() + SECTION_FRAMES));
-        ranges.iter().any(|range| !range.intersection(whole).is_empty())
-    })
+/// Returns how many sections have frames of `ranges`, which ascend. O(ranges), however far apart
+/// they are.
+fn present_sections(ranges: &[FrameRange]) -> usize {
+    let (mut count, mut counted_to) = (0, 0);
+    for range in ranges {
+        let first = section_number(range.start).max(counted_to);
+        let end = section_number(FrameNumber::new(range.end.get() - 1)) + 1;
+        count += end - first.min(end);
+        counted_to = end;
+    }
+    count
+}
+
+/// Returns whether the section `number` has frames of `ranges`.
+fn has_frames(number: usize, ranges: &[FrameRange]) -> bool {
+    let start = FrameNumber::new(number * SECTION_FRAMES);
+    let whole = FrameRange::new(start, FrameNumber::new(start.get() + SECTION_FRAMES));
+    ranges.iter().any(|range| !range.intersection(whole).is_empty())
 }

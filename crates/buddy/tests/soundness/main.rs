@@ -9,5 +9,6 @@ mod common;
 mod hooks;
 mod metadata;
 mod misuse;
+mod spans;
 mod traces;
 mod zones;

@@ -123,13 +123,19 @@ impl<const N: usize> MemoryMap<N> {
         Self { regions: [nothing; N], count: 0, limits: (0, FRAME_LIMIT) }
     }
 
-    /// Adds the region of `bytes` bytes from `start`. An empty region changes nothing.
+    /// Adds the region of `bytes` bytes from `start`. An empty region changes nothing. A region up
+    /// to the last address of 64 bits loses its last frame, whose end is no address.
     /// Example: see [`MemoryMap`].
     ///
     /// # Errors
     /// [`MapError::WrapsAround`] and [`MapError::Full`]; the map is then unchanged.
     pub fn add(&mut self, start: u64, bytes: u64, kind: RegionKind) -> Result<(), MapError> {
-        let end = start.checked_add(bytes).ok_or(MapError::WrapsAround { start, bytes })?;
+        let end = match start.checked_add(bytes) {
+            Some(end) => end,
+            // The last byte is the last address. Its frame has no end, so it is never usable.
+            None if start.wrapping_add(bytes) == 0 => u64::MAX,
+            None => return Err(MapError::WrapsAround { start, bytes }),
+        };
         self.add_range(start, end, kind)
     }
 
@@ -303,6 +309,39 @@ mod tests {
         let map = map(&[(u64::MAX - 2 * PAGE, u64::MAX, Usable)]);
         assert_eq!(map.runs().map(FrameRange::frames).sum::<usize>(), 1);
         assert_conserved(&map);
+    }
+
+    /// Firmware reports such a region as start and size.
+    ///
+    /// Mutation that it catches: `add` that refuses each sum beyond 64 bits (the region is lost).
+    #[test]
+    fn a_region_up_to_the_last_address_loses_its_last_frame_only() {
+        let mut map = MemoryMap::<16>::new();
+        let start = u64::MAX - 8 * PAGE + 1;
+        map.add(start, 8 * PAGE, Usable).expect("no byte lies beyond the last address");
+        map.add(u64::MAX - PAGE + 1, PAGE + 1, Usable).expect_err("one byte does");
+        let last = (u64::MAX >> PAGE.ilog2()) as usize;
+        assert_eq!(runs(&map), [(last - 7, last)]);
+        let lost: Vec<_> = map.losses().map(|loss| (loss.bytes(), loss.reason)).collect();
+        assert_eq!(lost, [(PAGE - 1, LossReason::Unaligned)]);
+        assert_conserved(&map);
+        let carved = map.carve(7, Order::ZERO).expect("all of them");
+        assert_eq!((carved.start.get(), carved.end.get()), (last - 7, last));
+        assert_eq!(map.carve(1, Order::MAX), Err(MapError::NoRoom { pages: 1, longest: 0 }));
+    }
+
+    /// Mutation that it catches: `carve` that adds the alignment without a test for overflow.
+    #[test]
+    fn absurd_requests_are_refused_at_once() {
+        let mut map = map(&[(0, u64::MAX, Usable)]);
+        let longest = map.runs().map(FrameRange::frames).max().expect("one run");
+        for pages in [1 << 61, usize::MAX, longest + 1] {
+            for alignment in [Order::ZERO, Order::MAX] {
+                assert_eq!(map.carve(pages, alignment), Err(MapError::NoRoom { pages, longest }));
+            }
+        }
+        assert!(map.carve(longest, Order::MAX).is_ok());
+        assert_eq!(map.usable_bytes(), 0);
     }
 
     #[test]

@@ -37,6 +37,7 @@ impl Arena<'_> {
     ///
     /// # Errors
     /// The fault of the caller, if no such run starts there.
+    #[track_caller]
     fn check_run(
         &self,
         bits: &ArenaBits,
@@ -60,6 +61,7 @@ impl Arena<'_> {
     ///
     /// # Errors
     /// The fault of the caller, if no page of the arena begins there.
+    #[track_caller]
     fn page_of(&self, address: usize) -> Result<usize, Fault> {
         if !self.contains(address) {
             return Err(Fault::at_address(FaultKind::ForeignPointer, address));
@@ -76,6 +78,7 @@ impl Arena<'_> {
     ///
     /// # Errors
     /// The fault of the caller, if no such block starts there.
+    #[track_caller]
     fn check(&self, bits: &ArenaBits, start: NonNull<u8>, order: Order) -> Result<usize, Fault> {
         let address = start.addr().get();
         let page = self.page_of(address)?;

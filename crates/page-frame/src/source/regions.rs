@@ -196,10 +196,12 @@ impl<C: Cpu> Regions<C> {
     #[track_caller]
     fn owner_of(&self, start: NonNull<u8>) -> &Arena<'static> {
         let address = start.addr().get();
-        self.at(address).unwrap_or_else(|| {
+        // No closure, as the fault names the caller.
+        let Some(arena) = self.at(address) else {
             panic_on_fault(&Fault::at_address(FaultKind::ForeignPointer, address));
             unreachable!("`panic_on_fault` panics")
-        })
+        };
+        arena
     }
 }
 
@@ -272,8 +274,10 @@ unsafe impl<C: Cpu> PageSource for Regions<C> {
     #[track_caller]
     unsafe fn free(&self, block: PageBlock) {
         let arena = self.owner_of(block.start());
+        // No closure, as a fault names the caller.
+        let _masked = Masked::new(&self.cpu);
         // SAFETY: clauses 1 and 2 are the caller's; the block is in this arena's region.
-        self.masked(|| unsafe { arena.free(block) });
+        unsafe { arena.free(block) };
     }
 
     fn byte_source(&self) -> Option<&dyn ByteSource> {
@@ -347,14 +351,16 @@ unsafe impl<C: Cpu> PageResize for Regions<C> {
     #[track_caller]
     unsafe fn free_run(&self, start: NonNull<u8>, pages: usize) {
         let arena = self.owner_of(start);
+        let _masked = Masked::new(&self.cpu);
         // SAFETY: clauses 1 and 2 are the caller's; the run is in this arena's region.
-        self.masked(|| unsafe { arena.free_run(start, pages) });
+        unsafe { arena.free_run(start, pages) };
     }
 
     #[track_caller]
     unsafe fn resize_run(&self, start: NonNull<u8>, pages: usize, new_pages: usize) -> bool {
         let arena = self.owner_of(start);
+        let _masked = Masked::new(&self.cpu);
         // SAFETY: clauses 1 and 2 are the caller's; the run is in this arena's region.
-        self.masked(|| unsafe { arena.resize_run(start, pages, new_pages) })
+        unsafe { arena.resize_run(start, pages, new_pages) }
     }
 }

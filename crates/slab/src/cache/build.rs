@@ -60,16 +60,25 @@ impl<S: System, K: Hardening> CacheBuilder<'_, S, K> {
         let best =
             self.options.tight_order.map_or(usual, |most| usual.tightest(alignment, line, most));
         if best.order() <= self.options.max_order {
-            return Ok(best);
+            return Ok(self.guarded(best, alignment));
         }
         let at = |order: Order| Geometry::at_order(size, alignment, line, order.get());
         let fits = |geometry: &Geometry| geometry.is_inside() || geometry.capacity() <= MAX_OUTSIDE;
         let allowed = self.options.max_order;
         let below = Order::all().rev().filter(|order| *order <= allowed).find_map(at).filter(fits);
-        below.ok_or_else(|| BuildError::OrderTooSmall {
+        let below = below.ok_or_else(|| BuildError::OrderTooSmall {
             needed: Order::all().find(|order| at(*order).is_some()).unwrap_or(best.order()),
             allowed,
-        })
+        })?;
+        Ok(self.guarded(below, alignment))
+    }
+
+    /// Adds a guard to slabs whose objects have a canary behind them and nothing in front.
+    fn guarded(&self, geometry: Geometry, alignment: usize) -> Geometry {
+        match K::CANARY && K::RED_ZONE == 0 {
+            true => geometry.guarded(alignment, self.options.max_order),
+            false => geometry,
+        }
     }
 
     /// Builds the cache. Takes no slab yet. May take locks, and ask the page source for memory of

@@ -12,8 +12,8 @@
 
 use core::ptr::NonNull;
 
-use page_frame::OutOfMemory;
 use page_frame::sync::AtomicU16;
+use page_frame::{Fault, FaultKind, OutOfMemory};
 
 use crate::cache_inner::shared::Shared;
 use crate::cache_inner::sizing::MagazineSizing;
@@ -67,10 +67,24 @@ impl<S: System> Backing<S> {
         &self,
         reclaim: Reclaim,
     ) -> Result<NonNull<u8>, OutOfMemory> {
-        let mut object = None;
-        self.take::<K>(1, reclaim, |_, taken| object = Some(taken))?;
+        let (mut object, mut broken) = (None, None);
+        let outcome = self.take::<K>(1, reclaim, &mut broken, |_, taken| object = Some(taken));
+        // The guard owns the object in case the fault hook panics.
+        let held = self.guard(None, object.filter(|_| outcome.is_ok()));
+        self.report_broken(broken);
+        _ = held.disarm();
+        outcome?;
         self.slabs.settings.trace_taken(object.as_slice());
         object.ok_or(OutOfMemory)
+    }
+
+    /// Reports an object whose link has been overwritten, if there is one. No lock may be held.
+    fn report_broken(&self, broken: Option<NonNull<u8>>) {
+        if let Some(place) = broken {
+            let object = self.slabs.settings.object_in(place).addr().get();
+            let fault = Fault::at_address(FaultKind::Corrupted, object);
+            self.environment().report(&fault.in_cache(self.slabs.settings.name));
+        }
     }
 
     /// Fills the empty `magazine` from the slabs: all of it, or half. Returns it with at least one
@@ -85,15 +99,19 @@ impl<S: System> Backing<S> {
         let wanted = if as_a_whole { places.len() } else { places.len().div_ceil(2) };
         // Reversed, so that pops return objects in ascending order of addresses, which CPUs
         // prefetch best.
-        let taken = self.take::<K>(wanted, Reclaim::Allowed, |index, object| {
+        let mut broken = None;
+        let outcome = self.take::<K>(wanted, Reclaim::Allowed, &mut broken, |index, object| {
             places[wanted - 1 - index].write(object);
-        })?;
+        });
+        let taken = outcome.unwrap_or(0);
         if taken < wanted {
             places.copy_within(wanted - taken..wanted, 0);
         }
         // SAFETY: clause 1 of `set_length`: the first `taken` places hold the objects taken, which
         // are ours.
         unsafe { held.magazine().set_length(taken) };
+        self.report_broken(broken);
+        outcome?;
         self.slabs.settings.trace_taken(held.magazine().objects());
         held.magazine.take().ok_or(OutOfMemory)
     }
@@ -102,11 +120,12 @@ impl<S: System> Backing<S> {
         &self,
         wanted: usize,
         reclaim: Reclaim,
+        broken: &mut Option<NonNull<u8>>,
         put: impl FnMut(usize, NonNull<u8>),
     ) -> Result<usize, OutOfMemory> {
         let stride = self.slabs.settings.geometry.stride();
         let note = |bytes| self.sizing.note_trip(stride, bytes);
-        self.slabs.take::<S, K>(&self.shared().slab_source, wanted, reclaim, note, put)
+        self.slabs.take::<S, K>(&self.shared().slab_source, wanted, reclaim, note, broken, put)
     }
 
     /// Frees `objects`, which the caller owns, into the slabs. Returns the pages released.

@@ -8,7 +8,7 @@ use core::ptr::NonNull;
 use page_frame::{Order, OutOfMemory, PageBlock, PageMap, PageSource};
 
 use crate::hardening::presets::Hardening;
-use crate::hardening::{history, poison, requested_size};
+use crate::hardening::{canary, history, poison, requested_size};
 use crate::patience::Reclaim;
 use crate::slabs::geometry::Geometry;
 use crate::slabs::header::SlabHeader;
@@ -82,7 +82,8 @@ pub(crate) unsafe fn write_header<K: Hardening>(
     header
 }
 
-/// Fills the free objects of a fresh slab with poison and writes their records, as the preset asks.
+/// Writes the guard of a fresh slab, fills its free objects with poison, and writes their records,
+/// as the preset asks.
 ///
 /// # Safety
 /// 1. The caller owns the slab, which is in no list, and its objects are raw memory.
@@ -93,6 +94,10 @@ pub(crate) unsafe fn prepare_objects<K: Hardening>(
     // SAFETY: clause 1: the header of a slab that no other code has.
     let slab = unsafe { header.as_ref() };
     let geometry = &slab.geometry(&settings.geometry);
+    if let Some(guard) = slab.guard(geometry) {
+        // SAFETY: clause 1: the word in front of the first object is nobody's.
+        unsafe { canary::write(guard, 0, settings.secret) };
+    }
     for index in 0..geometry.capacity() {
         // SAFETY: the index is below the capacity.
         let object = settings.object_in(unsafe { slab.object(geometry, index) });

@@ -27,7 +27,7 @@ use page_frame::{Fault, FaultKind};
 
 use crate::hardening::changed::Changed;
 use crate::hardening::presets::Hardening;
-use crate::hardening::{history, poison};
+use crate::hardening::{canary, history, poison};
 use crate::patience::Patience;
 use crate::slabs::Slabs;
 use crate::slabs::environment::Environment;
@@ -137,12 +137,15 @@ impl<S: System> ObjectChecks<'_, S> {
         }
         // SAFETY: clause 1 of `Surroundings::check`: the object was allocated, by its mark or,
         // without marks, by clause 1 of `Cache::free`.
-        if let Err(changed) = unsafe { self.surroundings().check::<K>(object) } {
+        let whole = unsafe { self.surroundings().check::<K>(object) };
+        if let Err(changed) = whole.and_then(|()| self.check_guard::<K>(found)) {
             if let Some(found) = found {
                 // Isolates the object.
                 let marks = [MARK_CACHED, MARK_ALLOCATED];
                 _ = self.change_mark(object, found, marks, FaultKind::Corrupted);
             }
+            let is_behind = changed.address > object.addr().get();
+            let found = found.filter(|_| is_behind);
             let neighbour = found.and_then(|found| self.neighbour_of::<K>(object, found));
             return Err(self.overflow::<K>(object, changed, neighbour));
         }
@@ -195,8 +198,11 @@ impl<S: System> ObjectChecks<'_, S> {
         self.check_mark::<K>(object, found).map_err(in_cache)?;
         // SAFETY: clause 1 of `Surroundings::check`: the object is allocated, by its mark or,
         // without marks, by clause 1.
-        if let Err(changed) = unsafe { self.surroundings().check::<K>(object) } {
-            let neighbour = self.neighbour_of::<K>(object, found);
+        let whole = unsafe { self.surroundings().check::<K>(object) };
+        if let Err(changed) = whole.and_then(|()| self.check_guard::<K>(Some(found))) {
+            let is_behind = changed.address > object.addr().get();
+            let found = Some(found).filter(|_| is_behind);
+            let neighbour = found.and_then(|found| self.neighbour_of::<K>(object, found));
             return Err(in_cache(self.overflow::<K>(object, changed, neighbour)));
         }
         Ok(())
@@ -236,6 +242,22 @@ impl<S: System> ObjectChecks<'_, S> {
 
     pub(crate) fn surroundings(&self) -> Surroundings<'_> {
         Surroundings { settings: &self.slabs.settings }
+    }
+
+    /// Checks the word in front of the object, if it is the first one of a slab with a guard. The
+    /// others have the canary of a neighbour there.
+    fn check_guard<K: Hardening>(
+        &self,
+        found: Option<(NonNull<SlabHeader>, usize)>,
+    ) -> Result<(), Changed> {
+        let Some((header, 0)) = found.filter(|_| K::CANARY && K::RED_ZONE == 0) else {
+            return Ok(());
+        };
+        // SAFETY: `find` found the header, and the caller's object keeps the slab alive.
+        let slab = unsafe { header.as_ref() };
+        let guard = slab.guard(&slab.geometry(&self.slabs.settings.geometry));
+        // SAFETY: clause 1 of `check`: `prepare_objects` wrote it for this preset.
+        guard.map_or(Ok(()), |guard| unsafe { canary::check(guard, 0, self.secret()) })
     }
 
     /// Returns the address of the object after object `index`, if the slab has one and no red zone

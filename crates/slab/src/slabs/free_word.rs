@@ -194,6 +194,23 @@ impl FreeWord {
             }
         }
     }
+
+    /// Forgets all free objects of a known slab, whose links have been overwritten, and makes it
+    /// unknown.
+    ///
+    /// Only the holder of the slab set's lock may call it.
+    pub fn forget_all(&self) {
+        // Relaxed: the objects are given to nobody. What a push on the new stack publishes, its own
+        // Release publishes.
+        let mut old = self.0.load(Ordering::Relaxed);
+        loop {
+            let new = (old & !(TAG - 1)).wrapping_add(TAG);
+            match self.0.compare_exchange_weak(old, new, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(found) => old = found,
+            }
+        }
+    }
 }
 
 fn unpack(word: usize) -> Seen {
@@ -286,6 +303,19 @@ mod tests {
             assert_eq!(word.push(3, |_| ()), Pushed::First);
             word.0.fetch_sub(TAG, Ordering::Relaxed);
         }
+    }
+
+    /// Mutation that it catches: `forget_all` that leaves the slab known (its next push does not
+    /// make it pending, and it is lost), or that does not advance the tag.
+    #[test]
+    fn a_forgotten_stack_is_empty_and_unknown() {
+        let word = FreeWord::new(3, 5);
+        word.forget_all();
+        assert_eq!(word.load(), Seen { head: 0, free: 0, is_known: false });
+        assert_eq!(word.0.load(Ordering::Relaxed) / TAG, 1);
+        let link = Cell::new(9);
+        assert_eq!(word.push(4, |next| link.set(next)), Pushed::First);
+        assert_eq!((word.load().free, link.get()), (1, 0));
     }
 
     #[test]

@@ -8,12 +8,14 @@
 //!   it, a byte each up to 254 objects, otherwise two. The bookkeeping lies at the end of the slab
 //!   if it fits into the bytes that the objects leave, less than a page, or if objects are small;
 //!   otherwise outside.
+//! - **Guard**: under some presets, bytes in front of the first object for a word that shows writes
+//!   there. The other objects have the canary of a neighbour in front of them.
 //! - **Leftover**: bytes of the slab that are neither object nor bookkeeping. Colours are made of
 //!   them. Whole pages of it lie at the end, and neither colours nor bookkeeping touch them: they
 //!   cost no memory if the page source commits pages at the first access.
 //!
 //! ```text
-//! | colour | object 0 | object 1 | ... | object n-1 | rest of the leftover | links | header |
+//! | guard | colour | object 0 | ... | object n-1 | rest of the leftover | links | header |
 //! ```
 //!
 //! # Choice of the order
@@ -26,8 +28,8 @@
 //! process, more objects pay ([`Geometry::with_objects`]): a slab is made and released less often.
 //!
 //! # Invariants
-//! - I1: colour offset, objects and bookkeeping lie inside the slab and do not overlap, for every
-//!   colour.
+//! - I1: guard, colour offset, objects and bookkeeping lie inside the slab and do not overlap, for
+//!   every colour.
 //! - I2: every object is aligned, for every colour. The slab is aligned to its size, and a colour
 //!   step is a multiple of the alignment, whatever the line size is ([`colour_step`]).
 
@@ -55,6 +57,10 @@ const SHORT_LINKS: usize = MARK_CACHED as usize;
 const SMALL: usize = PAGE_SIZE / 8;
 /// Maximum objects of a slab: a free word can count them, and no index looks like a mark.
 const MAX_OBJECTS: usize = least(FreeWord::MAX_OBJECTS, (MARK_CACHED as usize) << 8);
+/// The bytes of a guard, before they are rounded up to the alignment of the objects.
+pub(crate) const GUARD: usize = size_of::<usize>();
+/// Objects of a larger alignment in bytes have no guard, which would cost that much of each slab.
+const MAX_GUARD: usize = 64;
 /// Denominators of the accepted leftovers, as fractions of the slab; the best first.
 const FRACTIONS: [usize; 4] = [20, 8, 4, 2];
 
@@ -83,6 +89,7 @@ pub struct Geometry {
     // Narrow, as every cache has one: a slab has at most 1 GiB.
     order: u8,
     inside: bool,
+    guard: u8,
     stride: u32,
     capacity: u32,
     leftover: u32,
@@ -228,7 +235,21 @@ impl Geometry {
             return None;
         }
         let Some(stride) = size.checked_next_multiple_of(alignment) else { return None };
-        Self::cut(stride, colour_step(alignment, line, block), block)
+        Self::cut(stride, colour_step(alignment, line, block), block, 0)
+    }
+
+    /// Returns the cut for the same objects with a guard in front of the first object of each slab,
+    /// of the same order or the next one that has room for both. Without a guard where the objects
+    /// are aligned to more than a line of 64 bytes, or no order up to `most` has room.
+    pub(crate) fn guarded(self, alignment: usize, most: Order) -> Self {
+        let guard = GUARD.next_multiple_of(alignment);
+        if guard > MAX_GUARD {
+            return self;
+        }
+        let orders = Order::all().filter(|order| (self.order()..=most).contains(order));
+        let cut = |order| Self::cut(self.stride(), self.colour_step(), order, guard as u8);
+        let fits = |cut: &Self| cut.inside || cut.capacity() <= MAX_OUTSIDE;
+        orders.filter_map(cut).find(fits).unwrap_or(self)
     }
 
     /// Returns the cut of smaller slabs for the same objects, or `None` if no object fits.
@@ -238,13 +259,13 @@ impl Geometry {
             // less than an object.
             return None;
         }
-        Self::cut(self.stride(), self.colour_step(), order)
+        Self::cut(self.stride(), self.colour_step(), order, self.guard)
     }
 
     /// Returns the cut of slabs of `block` into objects of `stride` bytes, with colours in steps of
-    /// `step` bytes.
-    const fn cut(stride: usize, step: usize, block: Order) -> Option<Self> {
-        let bytes = block.bytes();
+    /// `step` bytes, behind a guard of `guard` bytes.
+    const fn cut(stride: usize, step: usize, block: Order, guard: u8) -> Option<Self> {
+        let bytes = block.bytes() - guard as usize;
         let outside = least(bytes / stride, MAX_OBJECTS);
         if outside == 0 || block.get() > MOST_ORDER {
             return None;
@@ -259,7 +280,7 @@ impl Geometry {
         let used = capacity * stride + if inside { bookkeeping(capacity) } else { 0 };
         let (stride, leftover) = (narrow(stride), narrow(bytes - used));
         let (order, capacity, step) = (block.get(), narrow(capacity), narrow(step));
-        Some(Self { order, inside, stride, capacity, leftover, step })
+        Some(Self { order, inside, guard, stride, capacity, leftover, step })
     }
 
     /// Returns the order of a slab. Example: see [`Geometry`].
@@ -304,7 +325,13 @@ impl Geometry {
     /// Returns the offset of the first object of a slab of colour `colour` modulo the number of
     /// colours, in bytes. Example: see [`Geometry`].
     pub const fn colour_offset(&self, colour: usize) -> usize {
-        colour % self.colours() * self.colour_step()
+        self.guard_bytes() + colour % self.colours() * self.colour_step()
+    }
+
+    /// Returns the bytes in front of the first object that no colour and no object has.
+    #[inline(always)]
+    pub(crate) const fn guard_bytes(&self) -> usize {
+        self.guard as usize
     }
 
     /// Returns the distance between the offsets of neighbouring colours in bytes.

@@ -21,7 +21,7 @@ use page_frame::Order;
 use page_frame::sync::{Linked, UnsafeCell};
 
 use crate::slabs::free_word::FreeWord;
-use crate::slabs::geometry::{Geometry, HEADER};
+use crate::slabs::geometry::{GUARD, Geometry, HEADER};
 use crate::slabs::links::{LINKS_WITHIN, Links};
 
 /// The list of the slab set that a slab is in.
@@ -252,7 +252,7 @@ impl SlabHeader {
     /// `geometry.colours()`.)
     #[inline]
     fn first_offset(&self, geometry: &Geometry) -> usize {
-        usize::from(self.colour) * geometry.colour_step()
+        geometry.guard_bytes() + usize::from(self.colour) * geometry.colour_step()
     }
 
     /// Returns the address of the first object.
@@ -270,6 +270,15 @@ impl SlabHeader {
             (Ok(offset), Ok(stride)) => ((offset / stride) as usize, (offset % stride) as usize),
             _ => (usize::MAX, 0),
         }
+    }
+
+    /// Returns the place of the word in front of the first object, if the slab has one.
+    pub(crate) fn guard(&self, geometry: &Geometry) -> Option<NonNull<u8>> {
+        if geometry.guard_bytes() == 0 {
+            return None;
+        }
+        // SAFETY: the first object lies behind the guard, inside the slab (geometry I1).
+        Some(unsafe { self.start.add(self.first_offset(geometry) - GUARD) })
     }
 
     /// Returns a pointer to object `index`.

@@ -35,13 +35,15 @@ impl Slabs {
     /// Takes up to `wanted` objects, at least one; makes a slab if none has a free object, and
     /// further ones while `wanted` exceeds what they have, up to [`MAX_GROWN_AT_ONCE`]. Calls `put`
     /// with each object and its number, from 0; a later call for the same number replaces the
-    /// earlier one. Calls `note` with the bytes of all slabs, under the set lock.
+    /// earlier one. Calls `note` with the bytes of all slabs, under the set lock. Sets `broken` to
+    /// an object whose link has been overwritten, if it finds one, see [`SlabSet::take`].
     pub(crate) fn take<S: System, K: Hardening>(
         &self,
         source: &SlabSource<S>,
         wanted: usize,
         reclaim: Reclaim,
         note: impl Fn(usize),
+        broken: &mut Option<NonNull<u8>>,
         mut put: impl FnMut(usize, NonNull<u8>),
     ) -> Result<usize, OutOfMemory> {
         let best = &self.settings.geometry;
@@ -52,7 +54,7 @@ impl Slabs {
             let token = source.environment.lock_token();
             let set = self.lock_sorted::<S>(&token, Patience::Wait);
             let mut set = set.ok_or(OutOfMemory)?;
-            let taken = set.take(best, wanted, mark, &mut put);
+            let taken = set.take(best, wanted, mark, &mut put, |place| *broken = Some(place));
             if taken > 0 {
                 note(set.bytes(best));
                 return Ok(taken);
@@ -85,7 +87,7 @@ impl Slabs {
                     unsafe { set.add(header, best) };
                 }
                 note(set.bytes(best));
-                set.take(best, wanted, mark, &mut put)
+                set.take(best, wanted, mark, &mut put, |place| *broken = Some(place))
             })
         };
         // Slabs that the cache may not have go back.
@@ -101,7 +103,8 @@ impl Slabs {
         reclaim: Reclaim,
     ) -> Result<NonNull<u8>, OutOfMemory> {
         let mut object = None;
-        self.take::<S, Off>(source, 1, reclaim, |_| (), |_, taken| object = Some(taken))?;
+        let put = |_, taken| object = Some(taken);
+        self.take::<S, Off>(source, 1, reclaim, |_| (), &mut None, put)?;
         object.ok_or(OutOfMemory)
     }
 
@@ -233,7 +236,7 @@ impl Slabs {
         let header = unsafe {
             write_header::<K>(pages, settings, identity, start, memory, colour, geometry)
         };
-        if K::POISON || K::REQUESTED_SIZE || K::HISTORY {
+        if K::POISON || K::CANARY || K::REQUESTED_SIZE || K::HISTORY {
             // SAFETY: clause 1 of `prepare_objects`: the slab is ours, in no list, and no
             // constructor has run.
             unsafe { prepare_objects::<K>(settings, header) };

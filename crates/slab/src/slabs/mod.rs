@@ -12,6 +12,8 @@ pub(crate) mod checks;
 pub(crate) mod clock;
 pub(crate) mod ending;
 pub(crate) mod environment;
+#[cfg(all(test, not(loom)))]
+mod forged_links_tests;
 pub(crate) mod free_word;
 pub(crate) mod geometry;
 pub(crate) mod header;

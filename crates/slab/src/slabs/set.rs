@@ -160,13 +160,18 @@ impl SlabSet {
 
     /// Takes up to `wanted` objects from the fullest slabs; returns how many. Calls `put` with each
     /// object and its number, from 0; a later call for the same number replaces the earlier one.
-    /// Writes `mark`, if there is one, into each object's link.
+    ///
+    /// With a `mark`, writes it into each object's link, and checks the links. An object is taken
+    /// only if its link names an object of the slab: that of an object that is not free has a mark
+    /// instead. Behind a link that does not, no object of the slab is found any more; those that
+    /// were free are given to nobody. Calls `broken` with the object that has such a link.
     pub(crate) fn take(
         &mut self,
         best: &Geometry,
         wanted: usize,
         mark: Option<u8>,
         mut put: impl FnMut(usize, NonNull<u8>),
+        mut broken: impl FnMut(NonNull<u8>),
     ) -> usize {
         let mut taken = 0;
         self.was_used = true;
@@ -175,28 +180,45 @@ impl SlabSet {
                 // SAFETY: I1: slabs in lists have not been released.
                 let slab = unsafe { header.as_ref() };
                 let geometry = &slab.geometry(best);
+                let last = geometry.capacity() - 1;
+                // Without marks, links are not checked.
+                let known = |index: usize| if mark.is_some() { index.min(last) } else { index };
                 // SAFETY: I1: the header lives.
                 let links = unsafe { SlabHeader::links(header, geometry) };
-                // SAFETY: clause 1 of `read`: the word and the links hold indices of objects.
-                // Clause 2: `self` came through the set lock.
-                let next = |index| unsafe { links.read(index) };
+                // SAFETY: clause 1 of `read`: the word and the links hold indices of objects, or
+                // `known` makes it one. Clause 2: `self` came through the set lock.
+                let next = |index| unsafe { links.read(known(index)) };
                 let popped = slab.word.pop_chain(wanted - taken, next, |place, index| {
                     // SAFETY: clause 1 of `object`: the word holds indices of objects, below the
-                    // capacity.
-                    put(taken + place, unsafe { slab.object(geometry, index) });
+                    // capacity; otherwise `known` makes it one.
+                    put(taken + place, unsafe { slab.object(geometry, known(index)) });
                 });
+                let mut is_last = popped.is_some_and(|chain| chain.is_last);
+                let mut count = popped.map_or(0, |chain| chain.count);
                 if let (Some(mark), Some(chain)) = (mark, popped) {
                     let mut index = chain.head;
-                    for left in (0..chain.count).rev() {
+                    for number in 0..chain.count {
                         // Read first, as the mark overwrites the link.
-                        let following = if left > 0 { next(index) } else { index };
+                        let following = next(index);
+                        // The last free object of a slab links to object 0.
+                        let ends = is_last && number + 1 == chain.count;
+                        if index > last || following > if ends { 0 } else { last } {
+                            // SAFETY: clause 1 of `object`: `known` makes it an index of an object.
+                            broken(unsafe { slab.object(geometry, known(index)) });
+                            count = number;
+                            if !is_last {
+                                slab.word.forget_all();
+                                is_last = true;
+                            }
+                            break;
+                        }
                         // SAFETY: clause 1 of `set_mark`: an object just taken, so ours.
                         unsafe { links.set_mark(index, mark) };
                         index = following;
                     }
                 }
-                taken += popped.map_or(0, |chain| chain.count);
-                if popped.is_some_and(|chain| chain.is_last) {
+                taken += count;
+                if is_last {
                     // SAFETY: clause 1 of `relist`: the slab is in `name`. By I2 it now belongs in
                     // `Full`, even if it is pending already.
                     unsafe { self.relist(header, ListName::Full) };

@@ -74,10 +74,11 @@ fn list_of(header: NonNull<SlabHeader>) -> ListName {
 
 fn take(set: &mut SlabSet, wanted: usize) -> Vec<NonNull<u8>> {
     let mut objects = Vec::new();
-    let taken = set.take(&BEST, wanted, None, |place, object| {
+    let put = |place, object| {
         objects.truncate(place);
         objects.push(object);
-    });
+    };
+    let taken = set.take(&BEST, wanted, None, put, |_| panic!("links are not checked"));
     assert_eq!(taken, objects.len());
     check(set);
     objects
@@ -152,7 +153,7 @@ fn a_slab_with_every_object_back_is_empty_again() {
 fn taken_objects_are_marked_each_once_and_others_are_not() {
     let (mut memory, mut set) = (Memory::default(), SlabSet::new());
     let slab = memory.add(&mut set, 1);
-    let taken = set.take(&BEST, 4, Some(MARK_CACHED), |_, _| ());
+    let taken = set.take(&BEST, 4, Some(MARK_CACHED), |_, _| (), |_| panic!("no link is broken"));
     // SAFETY: the slab lives.
     let links = unsafe { SlabHeader::links(slab, &BEST) };
     // SAFETY: clauses 1 and 2: an index of an object, and the test has one thread.

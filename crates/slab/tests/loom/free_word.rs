@@ -189,3 +189,29 @@ fn release_comes_after_the_last_pusher() {
         other.join().expect("no panic");
     });
 }
+
+/// The holder of the lock finds a broken link and forgets the free objects, while another CPU frees
+/// one. Its push came before, and the object is forgotten too, or it came after: then it gets
+/// `First`, and makes the slab pending once.
+///
+/// Mutation that it catches: `forget_all` that leaves the slab known (the object freed later is
+/// never found).
+#[test]
+fn forgetting_all_objects_against_a_free() {
+    model("slab: forget all against a free", 5, || {
+        let slab = Slab {
+            word: FreeWord::new(0, 1),
+            links: [UnsafeCell::new(0), UnsafeCell::new(0)],
+            content: [UnsafeCell::new(0), UnsafeCell::new(0)],
+            pending: UnsafeCell::new(std::ptr::null_mut()),
+        };
+        let world = Arc::new(World { slab, stack: TakeAll::new() });
+        let other = Arc::clone(&world);
+        let free = thread::spawn(move || other.free(1));
+        world.slab.word.forget_all();
+        free.join().expect("no panic");
+        let (seen, pending) = (world.slab.word.load(), world.stack.take_all().count());
+        assert_eq!((seen.is_known, pending), (seen.free == 1, seen.free));
+        assert_eq!(world.pop(), (seen.free == 1).then_some(Popped { index: 1, is_last: true }));
+    });
+}
