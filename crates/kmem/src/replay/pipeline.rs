@@ -195,23 +195,27 @@ impl<T: ObjectTarget, P: PageTarget> Replay<T, P> {
         failed.for_each(|(sum, failed)| *sum += failed);
         self.outcome.losses.add(batch.losses);
         let start_micros = batch.start_ns / 1000;
-        for (index, event) in batch.events.iter().enumerate() {
-            if let Some(event) = batch.events.get(index + PREFETCHED) {
-                self.prefetch(event);
+        let mut played = 0;
+        for event in &batch.events {
+            played += 1;
+            if let Some(later) = batch.events.get(played + PREFETCHED - 1) {
+                self.prefetch(later);
             }
             let line = batch.first_line + u64::from(event.line_in_batch);
-            self.micros = start_micros + u64::from(event.micros_in_batch);
-            self.objects.set_time(self.micros);
-            self.pages.set_time(self.micros);
+            let micros = start_micros + u64::from(event.micros_in_batch);
+            let moment = Moment { micros, line, cpus };
             let trace = &self.outcome.trace;
             let mismatch = |mismatch: Mismatch| mismatch.at_line(trace, line);
-            play(&mut self.objects, &mut self.pages, event, line, cpus, &mut self.outcome.findings)
+            play(&mut self.objects, &mut self.pages, event, moment, &mut self.outcome.findings)
                 .map_err(mismatch)?;
-            self.last_line = line;
-            self.outcome.events += 1;
             if self.has_given_up() {
                 break;
             }
+        }
+        self.outcome.events += played as u64;
+        if let Some(last) = played.checked_sub(1).map(|last| batch.events[last]) {
+            self.last_line = batch.first_line + u64::from(last.line_in_batch);
+            self.micros = start_micros + u64::from(last.micros_in_batch);
         }
         Ok(())
     }
@@ -270,39 +274,48 @@ impl<T: ObjectTarget, P: PageTarget> Replay<T, P> {
     }
 }
 
-#[inline]
+/// Where an event is in its trace.
+#[derive(Clone, Copy)]
+struct Moment {
+    /// The time of the trace in microseconds.
+    micros: u64,
+    line: u64,
+    /// The number of CPU slots of the replay.
+    cpus: u16,
+}
+
+#[inline(always)]
 fn play<T: ObjectTarget, P: PageTarget>(
     objects: &mut Objects<T>,
     pages: &mut Pages<P>,
     event: &Event,
-    line: u64,
-    cpus: u16,
+    Moment { micros, line, cpus }: Moment,
     findings: &mut Findings,
 ) -> Result<(), Mismatch> {
     let cpu = if event.cpu < cpus { event.cpu } else { event.cpu % cpus };
     match event.action {
         Action::AllocateBytes { object, requested_bytes, allocated_bytes, site } => {
-            objects.switch_cpu(cpu);
+            objects.switch_to(cpu, micros);
             let request = Request { object, requested_bytes, allocated_bytes, site };
             objects.allocate_bytes(&request, line, findings);
         }
         Action::AllocateObject { object, requested_bytes, allocated_bytes, cache, site } => {
-            objects.switch_cpu(cpu);
+            objects.switch_to(cpu, micros);
             let site = site.into();
             let request = Request { object, requested_bytes, allocated_bytes, site };
             objects.allocate_object(&request, cache, line, findings)?;
         }
         Action::FreeObject { object } => {
-            objects.switch_cpu(cpu);
+            objects.switch_to(cpu, micros);
             objects.free(object, line, findings);
         }
         Action::AllocatePages { frame, order, migratetype, gfp, site } => {
-            pages.switch_cpu(cpu);
+            pages.switch_to(cpu, micros);
             let request = pages::Request { frame, order, migratetype, gfp, site };
             pages.allocate(&request, line, findings);
         }
         Action::FreePages { frame, order } => {
-            pages.switch_cpu(cpu);
+            pages.switch_to(cpu, micros);
             pages.free(frame, order, line, findings);
         }
     }

@@ -99,15 +99,13 @@ impl<T: Text> TraceReader<T> {
         batch.last_loss = 0;
         batch.first_line = self.lines + 1;
         batch.start_ns = self.now_ns;
-        while batch.events.len() < EVENTS_PER_BATCH
-            && self.lines + 1 - batch.first_line < LINES_PER_BATCH
-        {
-            let is_read = match self.has_sites {
-                false => self.read_fast::<false>(batch)?,
-                true => self.read_fast::<true>(batch)?,
-            };
-            if is_read {
-                continue;
+        loop {
+            match self.has_sites {
+                false => self.read_events::<false>(batch)?,
+                true => self.read_events::<true>(batch)?,
+            }
+            if !self.has_room(batch) {
+                return Ok(true);
             }
             let ahead = &self.buffer[self.unparsed.clone()];
             match memchr::memchr(b'\n', ahead) {
@@ -126,22 +124,31 @@ impl<T: Text> TraceReader<T> {
                 _ => return Err(self.endless_line()),
             }
         }
-        Ok(true)
     }
 
-    /// Reads an event by the fast path; returns whether it did.
+    /// Returns whether `batch` may have the event of one more line.
     #[inline(always)]
-    fn read_fast<const SITES: bool>(&mut self, batch: &mut Batch) -> Result<bool, InputError> {
-        let ahead = &self.buffer[self.unparsed.clone()];
-        let Some((Line::Event { delta_ns, cpu, action, gfp, site }, length)) =
-            fast_parser::event::<SITES>(ahead)
-        else {
-            return Ok(false);
-        };
-        self.unparsed.start += length;
-        self.lines += 1;
-        self.add::<SITES>(batch, delta_ns, cpu, action, (gfp, site))?;
-        Ok(true)
+    fn has_room(&self, batch: &Batch) -> bool {
+        batch.events.len() < EVENTS_PER_BATCH && self.lines + 1 - batch.first_line < LINES_PER_BATCH
+    }
+
+    /// Reads events up to the first line that the fast path leaves to `read_line`. A loop without
+    /// any other line keeps the state of the reader in registers.
+    fn read_events<const SITES: bool>(&mut self, batch: &mut Batch) -> Result<(), InputError> {
+        let lines = LINES_PER_BATCH - (self.lines + 1 - batch.first_line);
+        let room = (EVENTS_PER_BATCH - batch.events.len()).min(lines as usize);
+        for _ in 0..room {
+            let ahead = &self.buffer[self.unparsed.clone()];
+            let Some((Line::Event { delta_ns, cpu, action, gfp, site }, length)) =
+                fast_parser::event::<SITES>(ahead)
+            else {
+                break;
+            };
+            self.unparsed.start += length;
+            self.lines += 1;
+            self.add::<SITES>(batch, delta_ns, cpu, action, (gfp, site))?;
+        }
+        Ok(())
     }
 
     fn read_line(
