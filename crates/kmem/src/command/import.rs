@@ -121,7 +121,7 @@ fn import(path: &Path, out: impl Write, unshown: Unshown) -> Result<Counts, Impo
     let read = input.by_ref().take(START_BYTES as u64).read_to_end(&mut start);
     if read.is_err() && path.is_file() {
         // The reader of text says what is wrong with the stream.
-        return text::import(&mut Source::open(path)?, out, unshown);
+        return text::import(Source::open(path)?, out, unshown);
     }
     read.map_err(|error| Mismatch::new("readable input", error.to_string()).in_file(&name))?;
     if ["PERFILE2", "2ELIFREP"].iter().any(|magic| start.starts_with(magic.as_bytes())) {
@@ -129,9 +129,9 @@ fn import(path: &Path, out: impl Write, unshown: Unshown) -> Result<Counts, Impo
     }
     if path.is_file() {
         // Opened once more, as the reader of text has better messages about broken streams.
-        return text::import(&mut Source::open(path)?, out, unshown);
+        return text::import(Source::open(path)?, out, unshown);
     }
-    text::import(&mut Source::reader(&name, Cursor::new(start).chain(input))?, out, unshown)
+    text::import(Source::reader(&name, Cursor::new(start).chain(input))?, out, unshown)
 }
 
 /// Bytes that tell binary recordings apart: the magic number, and the size of the header.

@@ -15,8 +15,8 @@ pub struct Largest {
     pub after: String,
 }
 
-/// Returns the sentences of `outcome`: none without allocations, and none if requests failed, as the
-/// peak is then that of the replay's memory.
+/// Returns the sentences of `outcome`: none without allocations, and none if requests failed, as
+/// the peak is then that of the replay's memory.
 pub fn sentences(outcome: &Outcome) -> Vec<Largest> {
     if outcome.failed() > 0 {
         return Vec::new();
