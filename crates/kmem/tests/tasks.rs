@@ -86,6 +86,19 @@ fn why_does_order_9_fail() {
     let pieces = temporary("task-pieces.txt", "Node 0, zone Normal 90000 80 0 0 0 0 0 0 0 0 0\n");
     let out = first(&["frag", &pieces], 99);
     assert!(out.contains("Order 9 (2 MiB) fails: enough memory is free, 352 MiB, but in pieces"));
+    // Of several zones the first lines say which ones fail.
+    let zones =
+        "Node 0, zone DMA 0 0 0 0 0 0 0 0 0 1\nNode 0, zone Normal 90000 80 0 0 0 0 0 0 0 0\n";
+    let zones = temporary("task-zones.txt", zones);
+    let out = first(&["frag", &zones], 3);
+    assert!(
+        out.contains("Order 9 (2 MiB) fails in 1 of 2 zones:\n  Node 0, zone Normal."),
+        "{out}"
+    );
+    let out = first(&["frag", "--order", "3", &zones], 2);
+    assert!(out.contains("Order 3 (32 KiB) fails in 1 of 2 zones:"), "{out}");
+    let out = first(&["frag", "--order", "0", &zones], 2);
+    assert!(out.contains("Order 0 (4 KiB) succeeds in each of 2 zones."), "{out}");
     let little = temporary("task-little.txt", "Node 0, zone Normal 90 8 0 0 0 0 0 0 0 0 0\n");
     let out = first(&["frag", &little], 99);
     assert!(out.contains("Order 9 (2 MiB) fails: too little memory is free, 424 KiB"), "{out}");
