@@ -78,8 +78,8 @@ impl From<io::Error> for ReplayError {
 ///
 /// `targets` makes both targets for a number of CPU slots: `options.cpus`, or one more than the
 /// highest CPU in the first batch. A higher CPU in a later batch shares a slot. `replay` calls
-/// `watch` after each batch, and more often in a trace of one batch, with the replay and the number of input bytes read; `watch` may end the
-/// replay early.
+/// `watch` after each batch, and more often in a trace of one batch, with the replay and the number
+/// of input bytes read; `watch` may end the replay early.
 ///
 /// # Errors
 /// [`ReplayError`].
