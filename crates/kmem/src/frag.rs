@@ -46,13 +46,7 @@ impl Zone {
 /// When writing to `out` fails.
 pub fn describe(out: &mut dyn Write, zone: &Zone, order: Order, style: &Style) -> io::Result<()> {
     let all = zone.fragmentation(Order::ZERO);
-    writeln!(
-        out,
-        "{}: {} free in {}",
-        style.paint(Ink::Caption, &zone.name),
-        size((all.free_frames * PAGE_SIZE) as u64),
-        counted(all.free_blocks, "block")
-    )?;
+    heading(out, zone, style)?;
     writeln!(out, "  order      size  free blocks  of free  can be had  out of reach")?;
     for order in zone.orders() {
         let seen = zone.fragmentation(order);
@@ -77,6 +71,66 @@ pub fn describe(out: &mut dyn Write, zone: &Zone, order: Order, style: &Style) -
     writeln!(out, "  {}", style.paint(Ink::Caption, &answer))
 }
 
+/// Writes of a zone only how much is free, and why a request of `order` succeeds or fails.
+///
+/// # Errors
+/// When writing to `out` fails.
+pub fn describe_briefly(
+    out: &mut dyn Write,
+    zone: &Zone,
+    order: Order,
+    style: &Style,
+) -> io::Result<()> {
+    heading(out, zone, style)?;
+    if let Some(marks) = &zone.watermarks {
+        let free = zone.fragmentation(Order::ZERO).free_frames;
+        writeln!(out, "  {}", marks.describe(free as u64))?;
+    }
+    writeln!(out, "  {}", answer(zone, order))
+}
+
+fn heading(out: &mut dyn Write, zone: &Zone, style: &Style) -> io::Result<()> {
+    let all = zone.fragmentation(Order::ZERO);
+    writeln!(
+        out,
+        "{}: {} free in {}",
+        style.paint(Ink::Caption, &zone.name),
+        size((all.free_frames * PAGE_SIZE) as u64),
+        counted(all.free_blocks, "block")
+    )
+}
+
+/// Says in which of several zones a request of `order` fails.
+pub fn summary(zones: &[Zone], order: Order) -> String {
+    let name = named(order);
+    let failing: Vec<&str> =
+        zones.iter().filter(|zone| !succeeds(zone, order)).map(|zone| &*zone.name).collect();
+    match failing.len() {
+        0 => format!("{name} succeeds in each of {} zones.", zones.len()),
+        all if all == zones.len() => format!("{name} fails in each of {all} zones."),
+        some => {
+            let first: Vec<&str> = failing.into_iter().take(2).collect();
+            let more = if some > first.len() { ", and others" } else { "" };
+            format!(
+                "{name} fails in {some} of {} zones:\n  {}{more}.",
+                zones.len(),
+                first.join("; ")
+            )
+        }
+    }
+}
+
+fn named(order: Order) -> String {
+    format!("Order {} ({})", order.get(), size(order.bytes() as u64))
+}
+
+/// Returns whether the zone serves a request of `order` without reclaim or compaction.
+fn succeeds(zone: &Zone, order: Order) -> bool {
+    let seen = zone.fragmentation(order);
+    let min = zone.watermarks.map_or(0, |marks| marks.min as usize);
+    seen.fitting_blocks > 0 && seen.free_frames >= min + order.pages()
+}
+
 /// Writes what the columns and the bar show.
 ///
 /// # Errors
@@ -94,7 +148,7 @@ pub fn legend(out: &mut dyn Write) -> io::Result<()> {
 pub fn answer(zone: &Zone, order: Order) -> String {
     let seen = zone.fragmentation(order);
     let bytes = |pages: usize| size((pages * PAGE_SIZE) as u64);
-    let name = format!("Order {} ({})", order.get(), size(order.bytes() as u64));
+    let name = named(order);
     let largest = zone.orders().filter(|order| zone.free_counts[order.index()] > 0).last();
     let min = zone.watermarks.map_or(0, |marks| marks.min as usize);
     if seen.free_frames < order.pages() {
@@ -191,6 +245,30 @@ mod tests {
         assert!(answer(&marked, order).contains("succeeds: free blocks serve 2"));
         marked.watermarks = Some(crate::watermarks::Watermarks { min: 600, low: 700, high: 800 });
         assert!(answer(&marked, order).contains("the min watermark of 2.34 MiB"), "{marked:?}");
+    }
+
+    /// Mutation that it catches: the summary looks only for a block that fits, not at watermarks.
+    #[test]
+    fn what_is_said_briefly_and_of_all_zones_agrees_with_each_answer() {
+        let order = Order::new(9).expect("an order");
+        let zone = |line: &str| one(line).expect("it is well formed");
+        let mut zones = vec![
+            zone("Node 0, zone DMA 0 0 0 0 0 0 0 0 0 2 0"),
+            zone("Node 0, zone Normal 90000 0 0 0 0 0 0 0 0 0 0"),
+        ];
+        let expected = "Order 9 (2 MiB) fails in 1 of 2 zones:\n  Node 0, zone Normal.";
+        assert_eq!(summary(&zones, order), expected);
+        zones[0].watermarks = Some(crate::watermarks::Watermarks { min: 600, low: 700, high: 800 });
+        assert_eq!(summary(&zones, order), "Order 9 (2 MiB) fails in each of 2 zones.");
+        for zone in &zones {
+            let mut brief = Vec::new();
+            describe_briefly(&mut brief, zone, order, &Style::still(false)).expect("a vector");
+            let brief = String::from_utf8(brief).expect("it is text");
+            assert!(
+                brief.contains(&answer(zone, order)) && !brief.contains("can be had"),
+                "{brief}"
+            );
+        }
     }
 
     fn one(line: &str) -> Result<Zone, String> {

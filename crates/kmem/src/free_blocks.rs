@@ -4,10 +4,11 @@
 //! Node 0, zone   Normal   4381 1093 185 ...                   /proc/buddyinfo, and ours
 //! Node 0, zone   Normal, type Unmovable  2 0 1 ...            /proc/pagetypeinfo, first table
 //! Node 0 DMA32: 759*4kB (UME) 572*8kB (UME) ... = 56740kB     report of an out-of-memory kill
+//! DMA: 4*4kB 4*8kB ... = 576kB                                the same, of a machine without nodes
 //! ```
 //!
 //! Other lines are skipped: dates, headings, prefixes of logs, the rest of a report. A line that
-//! begins like one of the three but continues differently is an error.
+//! begins like one of these but continues differently is an error.
 
 use std::io::BufRead;
 
@@ -97,7 +98,7 @@ fn add(sums: &mut Vec<usize>, counts: &[usize]) {
 /// Reads a line; `None` is a line about something else.
 fn found(line: &str) -> Result<Option<Found>, Mismatch> {
     let Some(at) = line.match_indices("Node ").find(|(at, _)| is_word_start(line, *at)) else {
-        return Ok(None);
+        return without_node(line);
     };
     let rest = line[at.0 + "Node ".len()..].trim_start();
     let digits = rest.len() - rest.trim_start_matches(|char: char| char.is_ascii_digit()).len();
@@ -108,11 +109,31 @@ fn found(line: &str) -> Result<Option<Found>, Mismatch> {
         return in_columns(line, node, rest).map(Some);
     }
     match rest.split_once(": ") {
-        Some((name, blocks)) if name.starts_with(' ') && blocks.contains("*4kB") => {
+        Some((name, blocks)) if name.starts_with(' ') && begins_with_blocks(blocks) => {
             in_a_report(line, node, name.trim(), blocks).map(Some)
         }
         _ => Ok(None),
     }
+}
+
+/// Reads a line of a report that names no node: `ZONE: COUNT*SIZEkB ...`.
+fn without_node(line: &str) -> Result<Option<Found>, Mismatch> {
+    let found = line.match_indices(": ").find(|(at, _)| begins_with_blocks(&line[at + 2..]));
+    let Some((at, _)) = found else { return Ok(None) };
+    let name = line[..at].rsplit(' ').next().unwrap_or("");
+    match ["DMA", "DMA32", "Normal", "HighMem", "Movable"].contains(&name) {
+        true => in_a_report(line, 0, name, &line[at + 2..]).map(Some),
+        false => Ok(None),
+    }
+}
+
+/// Returns whether text begins with `COUNT*SIZEkB`.
+fn begins_with_blocks(text: &str) -> bool {
+    let word = text.split_ascii_whitespace().next().unwrap_or("");
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let parts =
+        word.split_once('*').and_then(|(count, size)| Some((count, size.strip_suffix("kB")?)));
+    parts.is_some_and(|(count, size)| is_number(count) && is_number(size))
 }
 
 fn is_word_start(line: &str, at: usize) -> bool {
@@ -147,6 +168,10 @@ fn in_a_report(line: &str, node: u32, name: &str, blocks: &str) -> Result<Found,
         let (blocks, size) = word.split_once('*').ok_or_else(wrong)?;
         let size: usize =
             size.strip_suffix("kB").and_then(|size| size.parse().ok()).ok_or_else(wrong)?;
+        if free_counts.is_empty() && size > PAGE_SIZE / 1024 && size.is_power_of_two() {
+            let found = format!("a kernel with pages of {size} KiB");
+            return Err(Mismatch::new("blocks of pages of 4 KiB", found));
+        }
         if size.checked_mul(1024) != Some(PAGE_SIZE << free_counts.len().min(32)) {
             return Err(wrong());
         }

@@ -40,7 +40,8 @@ pub fn plan(
         Ok(chosen) => chosen,
         Err(error) => return Ok(Err(error)),
     };
-    let heading = format!("Objects of {object_bytes} bytes, aligned to {alignment}");
+    let bytes = if object_bytes == 1 { "byte" } else { "bytes" };
+    let heading = format!("Objects of {object_bytes} {bytes}, aligned to {alignment}");
     writeln!(out, "{}\n", style.paint(Ink::Caption, &heading))?;
     table(out, object_bytes, alignment, &chosen, style)?;
     words(out, object_bytes, alignment, &chosen)?;

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use crate::plain_text::PlainText;
 use crate::trace::line::{Line, parse};
 use crate::{free_blocks, import, memory_map, slabinfo, trace};
 
@@ -35,10 +36,12 @@ fn kind_of_bytes(start: &[u8]) -> Option<&'static str> {
     if let Some((_, kind)) = MAGICS.iter().find(|(magic, _)| start.starts_with(magic)) {
         return Some(kind);
     }
-    // The last line may be cut.
-    let whole = match start.len() as u64 {
-        START_BYTES => &start[..memchr::memrchr(b'\n', start)? + 1],
-        _ => start,
+    let is_cut = start.len() as u64 == START_BYTES;
+    let mut plain = Vec::new();
+    PlainText::new(start).read_to_end(&mut plain).ok()?;
+    let whole = match is_cut {
+        true => &plain[..memchr::memrchr(b'\n', &plain)? + 1],
+        false => &plain[..],
     };
     if slabinfo::read("", whole).is_ok() {
         return Some("a snapshot of slabinfo");
@@ -76,6 +79,8 @@ mod tests {
                 Some("a recording of perf or ftrace"),
             ),
             (b"# plain\n\nf,0,0,0\n", Some("a recorded trace")),
+            (b"# x\rx-1 [1] 5.0: kfree: ptr=0x10\r", Some("a recording of perf or ftrace")),
+            (b"f\0,\0\x30\0,\0\x30\0,\0\x30\0\n\0", Some("a recorded trace")),
             (b"BIOS-e820: [mem 0x0-0xfff] usable\n", Some("a memory map")),
             (b"{\n  \"trace\": \"t\"\n}\n", None),
             (b"<!doctype html>\n", None),

@@ -1,6 +1,7 @@
-//! Reads `/proc/slabinfo` version 2.1, the kernel's or ours, with or without statistics.
+//! Reads `/proc/slabinfo` of versions 1.1 to 2.1, the kernel's or ours, with or without statistics.
 //!
 //! ```text
+//! NAME active objects size active-slabs slabs pages : limit batch          version 1.1, Linux 2.4
 //! NAME active objects size per-slab pages : tunables l b f : slabdata active slabs shared
 //! ... the same, then `: globalstat` and `: cpustat` with their counts
 //! ```
@@ -12,14 +13,16 @@
 use std::io::BufRead;
 
 use crate::input_error::{InputError, Mismatch, quoted};
+use crate::picture::text::printable;
 use crate::text_lines::{self, TextLine};
 
 /// Maximum number of caches in a file.
 const MAX_CACHES: u64 = 65_536;
 /// Numbers from here on are wrapped counters: 2^52 objects would fill the address space.
 const IMPOSSIBLE: u64 = 1 << 52;
-/// The first line of a file.
-const HEADING: &str = "slabinfo - version: 2.1";
+/// The first line of a file, and the versions that it may name.
+const HEADING: &str = "slabinfo - version: ";
+const VERSIONS: [&str; 3] = ["1.1", "2.0", "2.1"];
 
 /// A line of the file. An impossible number is `None`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,18 +89,20 @@ impl Slabinfo {
 /// Reads the caches of a file. `file` is its name in error messages.
 ///
 /// # Errors
-/// A file without the heading of version 2.1, with lines of which none can be read, or with too
+/// A file without the heading of a known version, with lines of which none can be read, or with too
 /// many lines.
 pub fn read(file: &str, from: impl BufRead) -> Result<Slabinfo, InputError> {
     let lines = text_lines::read(file, from, MAX_CACHES)?;
     let heading = lines.first().map_or("", |line| line.text.trim());
-    if !heading.starts_with(HEADING) {
-        let expected = format!("`{HEADING}`");
+    let version = heading.strip_prefix(HEADING).and_then(|rest| rest.split(' ').next());
+    let Some(version) = version.filter(|version| VERSIONS.contains(version)) else {
+        let expected = format!("`{HEADING}2.1`, 2.0 or 1.1");
         return Err(match heading {
             "" => Mismatch::new(expected, "an empty file").in_file(file),
             other => Mismatch::new(expected, quoted(other.as_bytes())).at_line(file, 1),
         });
-    }
+    };
+    let line = if version == "1.1" { old_line } else { line };
     let mut slabinfo = Slabinfo::default();
     for TextLine { number, text } in &lines[1..] {
         match line(text) {
@@ -157,7 +162,36 @@ fn line(text: &str) -> Option<Line> {
     let mut slabdata = slabdata.split_ascii_whitespace().map(number);
     let (active_slabs, slabs) = (slabdata.next()??, slabdata.next()??);
     let [active_objects, objects, object_bytes, objects_per_slab, pages_per_slab] = front;
-    let name = name.trim().escape_debug().to_string();
+    let name = printable(name.trim());
+    (!name.is_empty()).then_some(Line {
+        name,
+        active_objects,
+        objects,
+        object_bytes,
+        objects_per_slab,
+        pages_per_slab,
+        active_slabs,
+        slabs,
+    })
+}
+
+/// Reads `NAME a n s A N p : limit batch`, whose end is missing without `CONFIG_SMP`. It does not
+/// say the objects of a slab: those of all slabs, divided by their number.
+fn old_line(text: &str) -> Option<Line> {
+    let numbers = text.rsplit_once(" : ").map_or(text, |(numbers, _)| numbers);
+    let mut name = numbers.trim_end();
+    let mut front = [None; 6];
+    for place in front.iter_mut().rev() {
+        let (before, word) = name.rsplit_once(char::is_whitespace)?;
+        *place = number(word)?;
+        name = before.trim_end();
+    }
+    let [active_objects, objects, object_bytes, active_slabs, slabs, pages_per_slab] = front;
+    let name = printable(name.trim());
+    let objects_per_slab = match (objects, slabs) {
+        (Some(objects), Some(slabs)) => Some(objects.checked_div(slabs).unwrap_or(0)),
+        _ => None,
+    };
     (!name.is_empty()).then_some(Line {
         name,
         active_objects,
@@ -227,7 +261,7 @@ mod tests {
         assert_eq!(names(&format!("{HEAD}{text}")), names_in);
         let statistics = " : globalstat 200 126 6 0 0 0 0 0 0 : cpustat 100 6 10 0";
         assert_eq!(
-            names(&format!("{HEADING} (statistics)\ndentry{REST}{statistics}\n")),
+            names(&format!("{HEADING}2.1 (statistics)\ndentry{REST}{statistics}\n")),
             ["dentry"]
         );
         let mut bytes = HEAD.as_bytes().to_vec();
@@ -254,7 +288,10 @@ mod tests {
     #[test]
     fn a_file_of_another_kind_is_refused_with_its_line() {
         for (text, expected) in [
-            (String::new(), "s: expected `slabinfo - version: 2.1`, found an empty file"),
+            (
+                String::new(),
+                "s: expected `slabinfo - version: 2.1`, 2.0 or 1.1, found an empty file",
+            ),
             ("rubbish\n".to_owned(), "s:1: expected `slabinfo - version: 2.1`"),
             (format!("{HEAD}filp 1 2\n"), "s:3: expected a cache's name and numbers"),
             (HEAD.to_owned() + &"x".repeat(5000), "s:3: expected a line of at most 4096 bytes"),

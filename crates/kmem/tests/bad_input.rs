@@ -107,7 +107,7 @@ fn lines_that_are_wrong_are_named_with_their_number() {
         ("a,0,0,0,8,8,7,0", "expected the number of a gfp mask named before"),
         ("!s,0,T", "expected `S` for number 0 again, found `T`"),
         ("f,0,0", "expected PTR, hexadecimal up to 777fffffffff, found nothing"),
-        ("f,0,0,0\r", "expected PTR, hexadecimal up to 777fffffffff, found `0\\r`"),
+        ("f,0,0,0\rf,0,0,8", "expected lines that end in a line break, found a carriage return"),
     ] {
         let input = format!("!g,0,G\n!s,0,S\nf,0,0,0\n{line}\nf,0,0,0\n");
         refused(input.as_bytes(), &format!("-:4: {expected}"));

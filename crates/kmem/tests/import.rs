@@ -266,6 +266,45 @@ fn zstd_around_a_recording_of_text_is_unpacked_from_standard_input_too() {
     assert_eq!(from_input.stdout, plain);
 }
 
+/// Mutation that it catches: the end of a stream within a record is the end of the recording.
+#[cfg(feature = "perf-data")]
+#[test]
+fn a_piped_recording_that_is_cut_has_lost_events() {
+    let Some(piped) = record_with(&[], "-") else {
+        println!("perf is not there, or may not record: nothing is cut");
+        return;
+    };
+    // Records are multiples of eight bytes long.
+    let cut = temporary("cut.data");
+    std::fs::write(&cut, &piped[..piped.len() / 64 * 56 + 3]).expect("there is room");
+    let output = kmem(&["import", &cut, "--force", "-o", &temporary("cut.csv")]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("an unknown number of events"), "{error}");
+}
+
+#[test]
+fn what_cannot_be_read_is_refused_with_what_can() {
+    let folder = temporary("perf-folder");
+    std::fs::create_dir_all(&folder).expect("there is room");
+    std::fs::write(format!("{folder}/data"), "PERFILE2").expect("there is room");
+    let refused = |input: &str| {
+        let output = kmem(&["import", input]);
+        assert_eq!(output.status.code(), Some(2));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let error = refused(&folder);
+    assert!(error.contains(&format!("perf record --kcore; import {folder}/data")), "{error}");
+    std::fs::write(format!("{folder}/data.0"), "").expect("there is room");
+    let error = refused(&folder);
+    assert!(error.contains("--threads; import the text of perf script"), "{error}");
+    std::fs::remove_file(format!("{folder}/data.0")).expect("it was written");
+    let recording = temporary("trace.dat");
+    std::fs::write(&recording, b"\x17\x08\x44tracing6\0\0\x08").expect("there is room");
+    let error = refused(&recording);
+    assert!(error.contains("import the text of trace-cmd report"), "{error}");
+}
+
 #[cfg(feature = "perf-data")]
 #[test]
 fn compressed_and_piped_recordings_are_read_also_inside_zstd() {
@@ -274,7 +313,10 @@ fn compressed_and_piped_recordings_are_read_also_inside_zstd() {
         println!("perf is not there, or may not record: nothing is read");
         return;
     }
-    let mut recordings = vec![file];
+    let others = temporary("with-others.data");
+    // Samples of a clock have no raw bytes.
+    record_with(&["-e", "cpu-clock"], &others).expect("it recorded before");
+    let mut recordings = vec![file, others];
     for (name, options) in [("piped.data", &[][..]), ("piped-and-compressed.data", &["-z"])] {
         let piped = record_with(options, "-").expect("it recorded before");
         recordings.push(temporary(name));

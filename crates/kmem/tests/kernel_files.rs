@@ -110,7 +110,17 @@ fn frees_of_old_kernels_count_and_names_stay_whole() {
     assert!(output.contains("live at the end                    0"), "{output}");
     let (trace, ..) = imported("v-comma.txt");
     let (_, output, _) = kmem(&["check", &trace]);
-    assert!(output.contains("cache QIB_user_(0)"), "{output}");
+    assert!(output.contains("cache QIB user (0)"), "{output}");
+    let (_, output, _) = kmem(&["replay", &trace]);
+    assert!(output.contains("  QIB user (0) "), "{output}");
+    let slabs = format!("{}/v-comma.slabinfo", env!("CARGO_TARGET_TMPDIR"));
+    let (status, ..) = kmem(&["replay", "--force", "--slabinfo", &slabs, &trace]);
+    assert_eq!(status, Some(1), "the recording does not show losses");
+    let (_, output, _) = kmem(&["top", "--once", &slabs]);
+    for name in ["QIB user (0)", "a,b \"c\""] {
+        let is_there = output.lines().any(|line| line.trim_end().ends_with(name));
+        assert!(is_there, "{name} in {output}");
+    }
 }
 
 /// Returns the usable frames of a map, as ranges.
@@ -130,6 +140,7 @@ fn memory_maps_of_all_dialects_are_read() {
         ("e820-hole2.txt", vec![(0, 0x9f), (0x100, 0x1000)]),
         ("e820-crlf.txt", vec![(0, 0x9f), (0x100, 0x8000)]),
         ("e820-journal.txt", vec![(0, 0x9f), (0x200, 0x8000)]),
+        ("iomem-arm64.txt", vec![(0x40000, 0xc0000), (0x100000, 0x140000)]),
         ("iomem.txt", vec![(1, 0x9f), (0x100, 0x3ffe0), (0x100000, 0x140000)]),
     ] {
         assert_eq!(usable(name), Ok(expected), "{name}");
@@ -146,6 +157,8 @@ fn one_odd_line_of_slabinfo_does_not_refuse_the_file() {
         ("slab-names.txt", vec!["QIB user (0)", "#odd", "dm-crypt #3", ":A-0000192"], None),
         ("slab-names2.txt", vec!["#odd", "request_sock_TCP(12:foo)"], None),
         ("slab-bom.txt", vec!["caf\u{fffd}", "filp"], Some("1 line is left out")),
+        ("slab-old.txt", vec!["kmem_cache", "size-4096"], None),
+        ("slab-2.0.txt", vec!["dentry_cache", "size-4096"], None),
     ] {
         let (status, output, error) = kmem(&["top", "--once", &file(name)]);
         assert_eq!(status, Some(0), "{name}: {error}");
@@ -166,7 +179,13 @@ fn free_blocks_are_read_from_files_and_from_reports() {
         ("buddy-date.txt", vec!["Node 0, zone DMA:", "Node 10, zone Movable:"]),
         ("oom.txt", vec!["Node 0, zone DMA: 15 MiB free", "Node 0, zone DMA32: 55.4 MiB free"]),
         ("oom-report.txt", vec!["Node 0, zone Normal: 4.16 MiB free"]),
+        ("oom-2.6.txt", vec!["Node 0, zone DMA: 576 KiB free", "Node 0, zone Normal: 808 KiB"]),
+        ("oom-journal.txt", vec!["Node 0, zone Normal: 41.5 MiB free"]),
         ("pagetypeinfo.txt", vec!["Node 0, zone DMA:", "Node 0, zone Normal:"]),
+        (
+            "pagetypeinfo-numa.txt",
+            vec!["Node 1, zone Normal: 781 MiB free in 150,000 blocks", "Node 3, zone Device:"],
+        ),
     ] {
         let (status, output, error) = kmem(&["frag", &file(name)]);
         assert_eq!(status, Some(0), "{name}: {error}");
@@ -174,6 +193,86 @@ fn free_blocks_are_read_from_files_and_from_reports() {
             assert!(output.contains(zone), "{name}: {zone} in {output}");
         }
     }
+}
+
+#[test]
+fn pages_of_another_size_are_refused_by_their_size() {
+    let (status, _, error) = kmem(&["frag", &file("oom-arm64-64k.txt")]);
+    assert_eq!(status, Some(2));
+    assert!(error.contains("found a kernel with pages of 64 KiB"), "{error}");
+}
+
+/// Returns the events of an imported recording, each without its time, and what `import` said.
+fn events(name: &str) -> (Vec<String>, String) {
+    let (trace, status, error) = imported(name);
+    assert!(matches!(status, Some(0 | 1)), "{name}: {error}");
+    let trace = std::fs::read_to_string(trace).expect("it was written");
+    let event = |line: &str| {
+        let (kind, rest) = line.split_once(',')?;
+        let (_, rest) = rest.split_once(',')?;
+        (kind.len() == 1).then(|| format!("{kind},{rest}"))
+    };
+    (trace.lines().filter_map(event).collect(), error)
+}
+
+/// Mutations that they catch: only a line break ends a line; UTF-16 is read as UTF-8; a mark of
+/// `trace_marker` that looks like an event is one.
+#[test]
+fn recordings_in_the_text_of_other_systems_are_the_same_recordings() {
+    let (plain, error) = events("marker.ftrace");
+    assert_eq!(
+        plain,
+        [
+            "a,2,12ab34c0,120,128,0,0",
+            "A,2,aa5b7000,4096,4096,1,1,2",
+            "f,0,12ab34c0",
+            "F,2,aa5b7000"
+        ]
+    );
+    assert!(error.contains("1 of other kinds"), "{error}");
+    for name in ["old-mac.ftrace", "powershell.ftrace"] {
+        assert_eq!(events(name), (plain.clone(), error.clone()), "{name}");
+    }
+    let text = std::fs::read(file("powershell.ftrace")).expect("it is there");
+    let slabs = std::fs::read_to_string(file("slab-2.0.txt")).expect("it is there");
+    let utf16: Vec<u8> = slabs.encode_utf16().flat_map(u16::to_be_bytes).collect();
+    assert!(text.starts_with(b"\xff\xfe"));
+    let path = format!("{}/slabs-utf16.txt", env!("CARGO_TARGET_TMPDIR"));
+    std::fs::write(&path, utf16).expect("there is room");
+    assert_eq!(
+        kmem(&["top", "--once", &path]).1,
+        kmem(&["top", "--once", &file("slab-2.0.txt")]).1
+    );
+}
+
+#[test]
+fn every_form_of_an_event_line_is_read() {
+    let chain =
+        ["a,3,102e5d800,640,1024,0,0", "p,1,128ecb,0,1,1,1", "P,1,128ecb,0", "f,3,102e5d800"];
+    assert_eq!(events("perf-chains.txt").0, chain);
+    for (name, cpu) in [("perf-F-ip-sym.txt", 3), ("perf-F-no-cpu.txt", 0)] {
+        let expected = [format!("a,{cpu},102e5d800,640,1024,0,0"), format!("f,{cpu},102e5d800")];
+        assert_eq!(events(name).0, expected, "{name}");
+    }
+    let latency = ["a,1,c5a1e400,640,1024,0,0", "p,0,11a2b3,0,1,1", "P,0,11a2b3,0", "f,1,c5a1e400"];
+    assert_eq!(events("latency-format.ftrace").0, latency);
+    // The call site is the first function of the stack that is none of the page allocator.
+    let stack =
+        ["a,1,102e5d800,640,1024,0,0", "p,1,128ecb,0,0,1,1", "f,1,102e5d800", "P,1,128ecb,0"];
+    assert_eq!(events("tracecmd-stack.txt").0, stack);
+    let (trace, ..) = imported("tracecmd-stack.txt");
+    assert!(
+        std::fs::read_to_string(trace).expect("it is there").contains("!s,1,alloc_slab_page\n")
+    );
+}
+
+#[test]
+fn events_without_a_time_are_refused_with_the_line() {
+    let (trace, status, error) = imported("perf-F-notime.txt");
+    assert_eq!(status, Some(2), "{error}");
+    assert!(error.contains(":1: expected kmem events with a time"), "{error}");
+    assert!(error.contains("found `swapper     0 [003] kmem:kmalloc"), "{error}");
+    assert!(!PathBuf::from(trace).exists(), "nothing is written");
 }
 
 #[test]

@@ -232,3 +232,22 @@ fn the_memory_of_pictures_is_little_so_that_fragmentation_is_seen() {
     let help: String = help.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(help.contains("page events have a quarter more than their peak"), "{help}");
 }
+
+/// Mutation that it catches: a trace of one batch is watched once.
+#[test]
+fn a_short_trace_has_a_course_too() {
+    let folder = folder("short");
+    let mut text = "!g,0,G\n!s,0,filp\n".to_owned();
+    (0..900).for_each(|n| text.push_str(&format!("A,1000,0,{:x},184,192,0,0\n", n * 192)));
+    let trace = folder.join("short.csv");
+    std::fs::write(&trace, text).expect("there is room");
+    let csv = folder.join("csv");
+    let arguments = ["replay", "-q", "--csv"].map(Path::new);
+    let output = kmem(
+        &[arguments[0], arguments[1], arguments[2], &csv, &trace]
+            .map(|path| path.to_str().expect("it is text")),
+    );
+    assert_eq!(output.0, Some(0), "{}", output.2);
+    let rows = text_of(&csv.join("memory.csv")).lines().count();
+    assert!(rows > 32, "{rows} rows");
+}

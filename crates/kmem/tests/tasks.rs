@@ -42,6 +42,34 @@ fn which_cache_and_which_call_site_hold_most_at_the_peak() {
     assert!(out.contains("Of the call sites lookup+0x1 holds most: 100 %."), "{out}");
 }
 
+/// Mutation that it catches: the sentence leaves out how much of the memory has a known call site.
+#[test]
+fn a_call_site_that_holds_most_of_a_little_is_not_said_to_hold_most() {
+    let mut text = recording(10);
+    // A cache whose allocations name no call site.
+    text.push_str("!s,4,inode\n");
+    (0..100).for_each(|n| text.push_str(&format!("A,1,0,{:x},600,608,0,4\n", 0x100 + n * 0x400)));
+    let trace = temporary("task-few-sites.csv", &text);
+    let out = first(&["replay", &trace], 6);
+    assert!(out.contains("inode holds most: 97 % of 60.5 KiB of objects."), "{out}");
+    let sites = "Call sites are known for only 3.1 % of it; lookup+0x1 holds most: 3.1 %.";
+    assert!(out.contains(sites), "{out}");
+}
+
+/// Mutation that it catches: a ratio to at least one byte.
+#[test]
+fn memory_is_no_multiple_of_nothing() {
+    let nothing = "!g,0,G\n!s,0,filp\nF,1,0,40\nP,1,0,40,0\n";
+    let trace = temporary("task-nothing.csv", nothing);
+    let (_, out, _) = kmem(&["replay", &trace]);
+    assert!(!out.contains("times"), "{out}");
+    let page = temporary("task-nothing.html", "");
+    let (status, _, error) = kmem(&["replay", &trace, "--report", &page]);
+    assert_eq!((status, &*error), (Some(0), ""));
+    let page = std::fs::read_to_string(page).expect("it was written");
+    assert!(page.contains("held at the peak<") && !page.contains("times the live"), "{page}");
+}
+
 #[test]
 fn is_anything_lost() {
     let whole = temporary("task-whole.csv", &recording(10));
@@ -58,6 +86,19 @@ fn why_does_order_9_fail() {
     let pieces = temporary("task-pieces.txt", "Node 0, zone Normal 90000 80 0 0 0 0 0 0 0 0 0\n");
     let out = first(&["frag", &pieces], 99);
     assert!(out.contains("Order 9 (2 MiB) fails: enough memory is free, 352 MiB, but in pieces"));
+    // Of several zones the first lines say which ones fail.
+    let zones =
+        "Node 0, zone DMA 0 0 0 0 0 0 0 0 0 1\nNode 0, zone Normal 90000 80 0 0 0 0 0 0 0 0\n";
+    let zones = temporary("task-zones.txt", zones);
+    let out = first(&["frag", &zones], 3);
+    assert!(
+        out.contains("Order 9 (2 MiB) fails in 1 of 2 zones:\n  Node 0, zone Normal."),
+        "{out}"
+    );
+    let out = first(&["frag", "--order", "3", &zones], 2);
+    assert!(out.contains("Order 3 (32 KiB) fails in 1 of 2 zones:"), "{out}");
+    let out = first(&["frag", "--order", "0", &zones], 2);
+    assert!(out.contains("Order 0 (4 KiB) succeeds in each of 2 zones."), "{out}");
     let little = temporary("task-little.txt", "Node 0, zone Normal 90 8 0 0 0 0 0 0 0 0 0\n");
     let out = first(&["frag", &little], 99);
     assert!(out.contains("Order 9 (2 MiB) fails: too little memory is free, 424 KiB"), "{out}");

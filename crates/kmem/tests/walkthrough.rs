@@ -149,7 +149,9 @@ fn text_and_picture_of_each_step_agree() {
                     // The legend has one of each.
                     assert_eq!(count("taken"), of("D") + 1, "{at}");
                     assert_eq!(count("other"), of("I") + 1, "{at}");
-                    assert_eq!(count("idle"), of("di.") + 1, "{at}");
+                    assert_eq!(count("taken-kept"), of("d") + 1, "{at}");
+                    assert_eq!(count("other-kept"), of("i"), "{at}");
+                    assert_eq!(count("idle"), of(".") + 1, "{at}");
                     assert!(notes[0].contains(&format!("{} page", of("."))), "{at}: {notes:?}");
                 }
             }

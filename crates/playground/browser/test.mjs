@@ -74,6 +74,23 @@ test("a step after an undo replaces the later ones", wide, async (reader) => {
   assert.equal(await reader.find(".where").innerText(), "2 of 2");
 });
 
+// Mutation that it catches: a block whose state changed gets new elements.
+test("a click among 4,000 blocks draws no other block again", wide, async (reader) => {
+  const steps = Array.from({ length: 40 }, (_, step) => Array.from({ length: 100 }, (_, at) => `alloc n${100 * step + at} 4K`).join("; "));
+  await reader.open(`#buddy/40/${["memory 16M unit 4K", ...steps].join("/").replaceAll(" ", "+")}`);
+  const buttons = ".picture button.block";
+  const mark = (all) => { for (const button of all) button.dataset.before = button.getAttribute("aria-label"); return all.length; };
+  assert.ok(await reader.find(buttons).evaluateAll(mark) > 4000);
+  await reader.clickBlock("n1234");
+  const state = await reader.find(buttons).evaluateAll((all) => ({
+    all: all.length,
+    kept: all.filter((button) => button.dataset.before).length,
+    changed: all.filter((button) => button.dataset.before && button.dataset.before !== button.getAttribute("aria-label")).length,
+  }));
+  assert.deepEqual([state.all - state.kept, state.changed], [0, 1], "only the label of one block changed");
+  assert.match(await reader.said(), /n1234 is freed/);
+});
+
 test("Play does the steps by itself, and stops at the end", wide, async (reader) => {
   await reader.open("#buddy/1/alloc+A+1/alloc+B+1/free+A");
   await reader.click("play");

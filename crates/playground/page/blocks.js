@@ -37,28 +37,39 @@ function label([start, units, state, name, asked], unit) {
 }
 
 /** Makes the elements of a block: a button, and more pieces where it does not fit into one rectangle. */
-function pieces(block, { unit, columns, changed, act, hint }) {
-  const [start, length, state, name] = block;
-  const text = label(block, unit);
-  return rectangles(start, length, columns).map((piece, index) => {
-    const isWide = piece.span / columns >= (narrow.matches ? 0.06 : 0.028);
-    const classes = ["block", state, state === "taken" ? colourOf(name) : "", changed ? "changed" : ""];
-    const content = [
-      isWide && state === "taken" ? make("b", {}, name) : null,
-      " ",
-      piece.span / columns >= 0.06 ? make("small", {}, size(length * unit)) : null,
-    ];
-    const isButton = act && index === 0;
-    return make(isButton ? "button" : "div", {
-      class: classes.join(" "),
+function pieces(block, drawer) {
+  const [start, length] = block;
+  return rectangles(start, length, drawer.columns).map((piece, index) => {
+    const isButton = drawer.act && index === 0;
+    const element = make(isButton ? "button" : "div", {
       style: place(piece),
-      title: text,
       type: isButton ? "button" : null,
       "data-at": isButton ? start : null,
-      "aria-label": isButton ? `${text}${hint(block)}` : null,
-      "aria-hidden": isButton || !act ? null : "true",
-      onclick: act ? () => act(block) : null,
-    }, ...content);
+      "aria-hidden": isButton || !drawer.act ? null : "true",
+    });
+    element.piece = piece;
+    if (drawer.act) element.addEventListener("click", () => drawer.act(element.block));
+    return element;
+  });
+}
+
+/** Writes into the elements of a block what may change while it lies where it is. */
+function write(elements, block, isChanged, { unit, columns, act, hint }) {
+  const [, length, state, name] = block;
+  const text = label(block, unit);
+  elements.forEach((element, index) => {
+    const share = element.piece.span / columns;
+    const content = [
+      state === "taken" && share >= (narrow.matches ? 0.06 : 0.028) ? make("b", {}, name) : null,
+      " ",
+      share >= 0.06 ? make("small", {}, size(length * unit)) : null,
+    ].filter((child) => child !== null);
+    const classes = ["block", state, state === "taken" ? colourOf(name) : "", isChanged ? "changed" : "", content.length === 1 ? "bare" : ""];
+    element.className = classes.filter((one) => one !== "").join(" ");
+    element.title = text;
+    if (act && index === 0) element.setAttribute("aria-label", `${text}${hint(block)}`);
+    element.replaceChildren(...content);
+    element.block = block;
   });
 }
 
@@ -77,22 +88,30 @@ export function strip({ units, unit, blocks, marks = [], changed = [] }, { act =
   const measure = `${units}/${unit}/${columns}/${narrow.matches}`;
   if (last.size !== measure) {
     Object.assign(last, drawing(), { size: measure });
-    last.grid = make("div", { class: `strip${rows > 1 ? " small" : ""}${rows > 16 ? " many" : ""}`, style: `--columns:${columns}` });
+    last.grid = make("div", { class: `strip${rows > 1 ? " small" : ""}${rows > 16 ? " many" : ""}`, style: `--columns:${columns};--rows:${rows}` });
     last.memory = make("div", { class: "memory" }, last.grid, axis(units, unit, columns));
   }
   const isChanged = (start, length) => changed.some(([at, count]) => at < start + length && start < at + count);
+  const drawer = { unit, columns, act, hint };
   const drawn = new Map();
   for (const block of blocks) {
-    const isNew = isChanged(block[0], block[1]);
+    const [start, length] = block;
+    const isNew = isChanged(start, length);
     const key = `${block.join("/")}${isNew ? "!" : ""}`;
-    drawn.set(key, last.blocks.get(key) ?? pieces(block, { unit, columns, changed: isNew, act, hint }));
+    const before = last.blocks.get(start);
+    const lies = before?.length === length ? before : { length, key: null, elements: pieces(block, drawer) };
+    if (lies.key !== key) {
+      write(lies.elements, block, isNew, drawer);
+      lies.key = key;
+    }
+    drawn.set(start, lies);
   }
   last.blocks = drawn;
   const claims = marks.flatMap(([start, length, name]) => rectangles(start, length, columns).map((piece) => {
     const text = name === "-" ? "free" : name;
     return make("div", { class: "mark", style: place(piece), title: `claimed: ${text}` }, make("b", {}, name === "-" ? "" : name));
   }));
-  fill(last.grid, ...[...drawn.values()].flat(), ...claims);
+  fill(last.grid, ...[...drawn.values()].flatMap((lies) => lies.elements), ...claims);
   return last.memory;
 }
 

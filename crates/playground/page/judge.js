@@ -128,10 +128,11 @@ export class Judge {
   }
 
   #lines(steps, hidden) {
+    const right = steps.length + hidden;
     const rows = steps.map(({ line, text, plain }) => make("tr", {},
       make("td", {}, String(line)), make("td", {}, make("code", {}, text)), make("td", {}, make("code", {}, plain))));
     return make("details", { class: "right-lines" },
-      make("summary", {}, `The ${steps.length + hidden} right lines before it, with their states`.replace(" before it", this.verdict.wrong ? " before it" : "")),
+      make("summary", {}, `${right === 1 ? "The right line" : `The ${right} right lines`}${this.verdict.wrong ? " before it" : ""}, with ${right === 1 ? "its state" : "their states"}`),
       make("div", { class: "scrolls", tabindex: "0", role: "region", "aria-label": "Right lines" },
         make("table", {},
           make("thead", {}, make("tr", {}, ...["Line", "Request", "State after it"].map((title) => make("th", { scope: "col" }, title)))),

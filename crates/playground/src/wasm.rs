@@ -22,6 +22,8 @@ use core::fmt::Write;
 use kmalloc::Heap;
 use page_frame::OneContext;
 
+use crate::Engine;
+
 /// Bytes of a page of WebAssembly.
 const WASM_PAGE: usize = 64 << 10;
 /// Pages of WebAssembly that the heap grows by at least.
@@ -74,6 +76,7 @@ struct OneThread<T>(RefCell<T>);
 // SAFETY: the module has one thread.
 unsafe impl<T> Sync for OneThread<T> {}
 
+static ENGINE: OneThread<Engine> = OneThread(RefCell::new(Engine::new()));
 static INPUT: OneThread<Vec<u8>> = OneThread(RefCell::new(Vec::new()));
 static OUTPUT: OneThread<String> = OneThread(RefCell::new(String::new()));
 static MESSAGE: OneThread<Message> = OneThread(RefCell::new(Message { bytes: [0; 256], len: 0 }));
@@ -91,7 +94,7 @@ pub(crate) extern "C" fn input(len: usize) -> *mut u8 {
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn run() -> usize {
     let input = INPUT.0.take();
-    let answer = crate::answer(&String::from_utf8_lossy(&input));
+    let answer = ENGINE.0.borrow_mut().answer(&String::from_utf8_lossy(&input));
     let len = answer.len();
     *OUTPUT.0.borrow_mut() = answer;
     len

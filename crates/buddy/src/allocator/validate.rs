@@ -12,7 +12,7 @@ use page_frame::{Cpu, FrameNumber, FrameRange, Order, Tag, Violation};
 
 use crate::allocator::cached_frames::{CachedFrames, SlotTotals, check_slots};
 use crate::bitmap::check::violated_invariant;
-use crate::bits::{AREA_FRAMES, AREA_ORDER, SECTION_AREAS};
+use crate::bits::{AREA_FRAMES, AREA_ORDER, SECTION_AREAS, WORD_BITS};
 use crate::deferred_free::is_deferrable;
 use crate::frames::Frames;
 use crate::percpu::Caches;
@@ -42,8 +42,13 @@ pub(crate) fn validate<'m, T, C: Cpu>(
         if range.start.get() != end {
             walk.check_gap(end)?;
         }
+        let mut taken = 0;
         for number in range.start.get()..range.end.get() {
-            walk.check_frame(FrameNumber::new(number), range)?;
+            let bit = number % WORD_BITS;
+            if bit == 0 || number == range.start.get() {
+                taken = frames.bitmap().taken_word(FrameNumber::new(number - bit));
+            }
+            walk.check_frame(FrameNumber::new(number), taken >> bit & 1 != 0, range)?;
         }
         end = range.end.get();
     }
@@ -107,11 +112,15 @@ impl<T, C: Cpu> Walk<'_, '_, T, C> {
 
     /// Checks `frame`, which lies in `range`: inside the last part, or as the first frame of the
     /// next one.
-    fn check_frame(&mut self, frame: FrameNumber, range: FrameRange) -> Result<(), Violation> {
+    fn check_frame(
+        &mut self,
+        frame: FrameNumber,
+        is_taken: bool,
+        range: FrameRange,
+    ) -> Result<(), Violation> {
         let number = frame.get();
         let broken = |invariant| Err(Violation::at(invariant, frame));
         let tag = self.frames.tags().get(frame);
-        let is_taken = self.frames.bitmap().is_taken(frame);
         let is_inside = number < self.part_end;
         if is_inside && !is_taken {
             return broken("I1: an allocated frame is taken");

@@ -6,15 +6,18 @@ use std::time::Duration;
 
 use clap::{Arg, ArgMatches, Command, value_parser};
 use kmem::any_input;
-use kmem::frag::{HUGE, describe, legend};
+use kmem::frag::{HUGE, describe, describe_briefly, legend, summary};
 use kmem::free_blocks::{Zone, read};
-use kmem::picture::style::Style;
+use kmem::picture::style::{Ink, Style};
 use kmem::picture::text::percent;
 use kmem::watermarks;
 use page_frame::Order;
 
 use super::terminal::{Key, Terminal};
 use super::{Failure, Screen, file, inputs, path, paths};
+
+/// Minimum pause between two looks: without one, a program would only read and draw.
+const MIN_PAUSE: Duration = Duration::from_millis(100);
 
 /// The file that is read when none is named, and the file with its watermarks.
 const RUNNING_KERNEL: &str = "/proc/buddyinfo";
@@ -53,36 +56,41 @@ pub(super) fn command() -> Command {
 
 pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
     let Some(pause) = matches.get_one::<Duration>("watch") else {
-        stdout().lock().write_all(&look(matches, &Style::still(screen.colour))?)?;
+        stdout().lock().write_all(&look(matches, &Style::still(screen.colour), Extent::Full)?)?;
         return Ok(stdout().lock().flush()?);
     };
+    let pause = (*pause).max(MIN_PAUSE);
     // Reads once before the screen is taken, so that an error stays visible.
-    let mut text = look(matches, &Style::still(false))?;
+    let mut text = look(matches, &Style::still(false), Extent::Full)?;
     if !stdout().is_terminal() {
         loop {
             stdout().lock().write_all(&text)?;
             writeln!(stdout().lock())?;
             stdout().lock().flush()?;
-            std::thread::sleep(*pause);
-            text = look_again(matches, text)?;
+            std::thread::sleep(pause);
+            text = look_again(matches, text, Extent::Full)?;
         }
     }
+    // What does not fit on the screen cannot be seen.
+    let full_rows = text.iter().filter(|byte| **byte == b'\n').count();
+    let extent = || if full_rows > Terminal::size().0 { Extent::Brief } else { Extent::Full };
+    text = look_again(matches, text, extent())?;
     let mut terminal = Terminal::enter(screen.colour)?;
     loop {
         let lines: Vec<String> =
             String::from_utf8_lossy(&text).lines().map(str::to_owned).collect();
         terminal.draw(&lines, "out of reach")?;
-        if terminal.key(*pause)? == Some(Key::Quit) {
+        if terminal.key(pause)? == Some(Key::Quit) {
             return Ok(());
         }
-        text = look_again(matches, text)?;
+        text = look_again(matches, text, extent())?;
     }
 }
 
 /// Reads the files once more. When one has disappeared or is incomplete, `before` stays, with a
 /// note in place of the file's name.
-fn look_again(matches: &ArgMatches, before: Vec<u8>) -> Result<Vec<u8>, Failure> {
-    match look(matches, &Style::still(false)) {
+fn look_again(matches: &ArgMatches, before: Vec<u8>, extent: Extent) -> Result<Vec<u8>, Failure> {
+    match look(matches, &Style::still(false), extent) {
         Err(Failure::Input(error)) => {
             let rest = before.iter().position(|byte| *byte == b'\n').unwrap_or(0);
             let note = format!("waiting for the file; found now: {}", error.found());
@@ -92,8 +100,17 @@ fn look_again(matches: &ArgMatches, before: Vec<u8>) -> Result<Vec<u8>, Failure>
     }
 }
 
+/// How much is said of a zone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    /// A table of all orders, and sentences.
+    Full,
+    /// Sentences only.
+    Brief,
+}
+
 /// Reads all files and describes them.
-fn look(matches: &ArgMatches, style: &Style) -> Result<Vec<u8>, Failure> {
+fn look(matches: &ArgMatches, style: &Style, extent: Extent) -> Result<Vec<u8>, Failure> {
     let order = *matches.get_one::<u8>("order").expect("the argument has a default");
     let order = Order::new(order).expect("the argument is in range");
     let mut out = Vec::new();
@@ -106,8 +123,14 @@ fn look(matches: &ArgMatches, style: &Style) -> Result<Vec<u8>, Failure> {
             writeln!(out)?;
         }
         writeln!(out, "{}", name.escape_debug())?;
+        if zones.len() > 1 {
+            writeln!(out, "{}", style.paint(Ink::Caption, &summary(&zones, order)))?;
+        }
         for zone in &zones {
-            describe(&mut out, zone, order, style)?;
+            match extent {
+                Extent::Full => describe(&mut out, zone, order, style)?,
+                Extent::Brief => describe_briefly(&mut out, zone, order, style)?,
+            }
             let same = |other: &&Zone| other.name == zone.name;
             if let Some(change) = before.iter().find(same).and_then(|before| change(before, zone)) {
                 writeln!(out, "  {change}")?;
@@ -115,8 +138,10 @@ fn look(matches: &ArgMatches, style: &Style) -> Result<Vec<u8>, Failure> {
         }
         before = zones;
     }
-    writeln!(out)?;
-    legend(&mut out)?;
+    if extent == Extent::Full {
+        writeln!(out)?;
+        legend(&mut out)?;
+    }
     Ok(out)
 }
 

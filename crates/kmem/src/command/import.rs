@@ -116,22 +116,40 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
 fn import(path: &Path, out: impl Write, unshown: Unshown) -> Result<Counts, ImportError> {
     let out = BufWriter::new(out);
     let name = path.to_string_lossy();
+    if let Some(found) = folder_of_perf(path) {
+        return Err(Mismatch::new("a file", found).in_file(&name).into());
+    }
     let mut input = any_input::open(path)?;
     let mut start = Vec::with_capacity(START_BYTES);
     let read = input.by_ref().take(START_BYTES as u64).read_to_end(&mut start);
     if read.is_err() && path.is_file() {
         // The reader of text says what is wrong with the stream.
-        return text::import(&mut Source::open(path)?, out, unshown);
+        return text::import(Source::open(path)?, out, unshown);
     }
     read.map_err(|error| Mismatch::new("readable input", error.to_string()).in_file(&name))?;
     if ["PERFILE2", "2ELIFREP"].iter().any(|magic| start.starts_with(magic.as_bytes())) {
         return binary(&name, path, &start, input, out);
     }
+    if start.starts_with(b"\x17\x08\x44tracing") {
+        let found = "a binary recording of trace-cmd; import the text of trace-cmd report";
+        return Err(Mismatch::new("perf.data or text", found).in_file(&name).into());
+    }
     if path.is_file() {
         // Opened once more, as the reader of text has better messages about broken streams.
-        return text::import(&mut Source::open(path)?, out, unshown);
+        return text::import(Source::open(path)?, out, unshown);
     }
-    text::import(&mut Source::reader(&name, Cursor::new(start).chain(input))?, out, unshown)
+    text::import(Source::reader(&name, Cursor::new(start).chain(input))?, out, unshown)
+}
+
+/// Says what to import in place of a folder that perf wrote; `None` for anything else.
+fn folder_of_perf(path: &Path) -> Option<String> {
+    let file = Some(path.join("data")).filter(|file| path.is_dir() && file.is_file())?;
+    Some(match path.join("data.0").is_file() {
+        true => "a folder of perf record --threads; import the text of \
+                 perf script --show-lost-events -i FOLDER"
+            .to_owned(),
+        false => format!("a folder of perf record --kcore; import {}", file.display()),
+    })
 }
 
 /// Bytes that tell binary recordings apart: the magic number, and the size of the header.

@@ -63,14 +63,19 @@ impl Terminal {
         Ok(terminal)
     }
 
-    /// Shows the first of `lines`, as far as they fit on the screen. The line that contains
-    /// `heading` stands out.
-    pub(super) fn draw(&mut self, lines: &[String], heading: &str) -> io::Result<()> {
-        let (rows, columns) = tcgetwinsize(stdout())
+    /// Returns the rows and columns of the terminal.
+    pub(super) fn size() -> (usize, usize) {
+        tcgetwinsize(stdout())
             .map(|size| (size.ws_row.into(), size.ws_col.into()))
             .ok()
             .filter(|(rows, columns)| *rows > 0 && *columns > 0)
-            .unwrap_or(USUAL);
+            .unwrap_or(USUAL)
+    }
+
+    /// Shows the first of `lines`, as far as they fit on the screen. The line that contains
+    /// `heading` stands out.
+    pub(super) fn draw(&mut self, lines: &[String], heading: &str) -> io::Result<()> {
+        let (rows, columns) = Self::size();
         let mut text = String::new();
         let cut = |line: &String| line.chars().take(columns).collect::<String>();
         if self.is_full_screen {

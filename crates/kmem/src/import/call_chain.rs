@@ -4,6 +4,7 @@
 //!     ffffffff8162184b __alloc_pages_noprof+0x2f ([kernel.kallsyms])   perf script, record -g
 //!     ffffffff816c93f8 anon_pipe_write
 //!  => anon_pipe_write                                                  ftrace, stack traces
+//! => anon_pipe_write (ffffffff816c93f8)                                trace-cmd report
 //! ```
 //!
 //! Events of pages do not name their call site. It is the first function of the chain that is not
@@ -27,7 +28,7 @@ const ALLOCATOR: [&str; 9] = [
 pub(super) fn function(line: &str) -> Option<&str> {
     let text = line.trim();
     if let Some(symbol) = text.strip_prefix("=> ") {
-        return Some(without_size(symbol.trim()));
+        return Some(without_size(symbol.split(" (").next().unwrap_or(symbol).trim()));
     }
     if !line.starts_with([' ', '\t']) {
         return None;
@@ -48,7 +49,7 @@ fn without_size(symbol: &str) -> &str {
 
 /// Whether a line begins a call chain of ftrace.
 pub(super) fn is_heading(line: &str) -> bool {
-    line.trim_end().ends_with("<stack trace>")
+    ["<stack trace>", "<stack trace >"].iter().any(|end| line.trim_end().ends_with(end))
 }
 
 /// Whether a function belongs to the page allocator, so that its caller is the call site.

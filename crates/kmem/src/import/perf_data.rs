@@ -43,7 +43,7 @@ pub fn import(name: &str, file: impl Read + Seek, out: impl Write) -> Result<Cou
     let is_big_endian = reader.perf_file.endian() == Endianness::BigEndian;
     let section = reader.perf_file.feature_section_data(Feature::TRACING_DATA).unwrap_or_default();
     let formats = formats(section, is_big_endian);
-    records(name, reader, || formats, out)
+    records(name, reader, || formats, || false, out)
 }
 
 /// Reads what perf wrote into a pipe (`perf record -o -`), and writes a compact trace.
@@ -52,10 +52,10 @@ pub fn import(name: &str, file: impl Read + Seek, out: impl Write) -> Result<Cou
 /// As [`import`].
 pub fn import_piped(name: &str, stream: impl Read, out: impl Write) -> Result<Counts, ImportError> {
     let stream = Piped::new(BufReader::new(stream));
-    let section = stream.formats();
+    let (section, is_cut) = (stream.formats(), stream.is_cut());
     let reader = PerfFileReader::parse_pipe(stream).map_err(|error| broken(name, &error))?;
     let is_big_endian = reader.perf_file.endian() == Endianness::BigEndian;
-    records(name, reader, || formats(&section.borrow(), is_big_endian), out)
+    records(name, reader, || formats(&section.borrow(), is_big_endian), || is_cut.get(), out)
 }
 
 fn broken(name: &str, error: &linux_perf_data::Error) -> InputError {
@@ -63,11 +63,12 @@ fn broken(name: &str, error: &linux_perf_data::Error) -> InputError {
 }
 
 /// Reads all records. `formats` is called when the first of them was read: in a pipe the formats
-/// stand in front of the samples.
+/// stand in front of the samples. `is_cut` is called at the end, and says whether there was more.
 fn records<R: Read>(
     name: &str,
     reader: PerfFileReader<R>,
     formats: impl FnOnce() -> HashMap<u16, Format>,
+    is_cut: impl FnOnce() -> bool,
     out: impl Write,
 ) -> Result<Counts, ImportError> {
     let PerfFileReader { mut perf_file, mut record_iter } = reader;
@@ -82,18 +83,25 @@ fn records<R: Read>(
     let mut compact = Compact::new(out);
     while let Some(record) = next {
         if let PerfFileRecord::EventRecord { record, .. } = record {
+            // The reader does not know what `{...}:S` adds to a sample.
             let broken = |error: std::io::Error| {
-                Mismatch::new("records of perf.data", error.to_string()).in_file(name)
+                let expected = "records of perf.data without groups that are read together \
+                                (import the text of perf script --show-lost-events)";
+                Mismatch::new(expected, error.to_string()).in_file(name)
             };
             match record.parse().map_err(broken)? {
-                EventRecord::Sample(sample) => {
-                    let (Some(raw), Some(time_ns)) = (sample.raw, sample.timestamp) else {
-                        let expected = "samples with time and raw bytes (perf record -a)";
+                EventRecord::Sample(sample) => match (sample.raw, sample.timestamp) {
+                    // Only tracepoints have raw bytes.
+                    (None, _) => compact.leave_out(),
+                    (Some(_), None) => {
+                        let expected = "samples with a time (perf record -a)";
                         return Err(Mismatch::new(expected, "others").in_file(name).into());
-                    };
-                    let at = (time_ns, sample.cpu.unwrap_or(0));
-                    add(&mut compact, &formats, &raw.as_slice(), is_big_endian, at)?;
-                }
+                    }
+                    (Some(raw), Some(time_ns)) => {
+                        let at = (time_ns, sample.cpu.unwrap_or(0));
+                        add(&mut compact, &formats, &raw.as_slice(), is_big_endian, at)?;
+                    }
+                },
                 EventRecord::Lost(lost) => compact.lose(Losses::of(lost.count))?,
                 EventRecord::Throttle(_) => compact.lose(Losses::UNCOUNTED)?,
                 EventRecord::Raw(raw) if raw.record_type == RecordType::LOST_SAMPLES => {
@@ -112,6 +120,9 @@ fn records<R: Read>(
             }
         }
         next = record_iter.next_record(&mut perf_file).map_err(wrong)?;
+    }
+    if is_cut() {
+        compact.lose(Losses::UNCOUNTED)?;
     }
     compact.finish(name)
 }

@@ -4,7 +4,7 @@
 //! behind it (`PERF_RECORD_HEADER_TRACING_DATA` in perf's `perf.data-file-format.txt`). Readers
 //! that do not know it would take the data for records.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, Read};
 use std::rc::Rc;
 
@@ -32,6 +32,8 @@ pub(super) struct Piped<R> {
     /// Bytes of the record that are to be passed on as they come.
     left: usize,
     formats: Rc<RefCell<Vec<u8>>>,
+    /// Whether the stream ended within a record.
+    is_cut: Rc<Cell<bool>>,
 }
 
 impl<R: Read> Piped<R> {
@@ -44,7 +46,13 @@ impl<R: Read> Piped<R> {
             taken: 0,
             left: 0,
             formats: Rc::default(),
+            is_cut: Rc::default(),
         }
+    }
+
+    /// Returns whether the stream, as far as it was read, ended within a record.
+    pub(super) fn is_cut(&self) -> Rc<Cell<bool>> {
+        Rc::clone(&self.is_cut)
     }
 
     /// Returns the formats that were found so far.
@@ -65,7 +73,10 @@ impl<R: Read> Piped<R> {
             self.ready = read_up_to(&mut self.from, RECORD_BYTES)?;
             let of =
                 |bytes: std::ops::Range<usize>| number(self.ready.get(bytes)?, self.is_big_endian);
-            let (Some(kind), Some(size)) = (of(0..4), of(6..8)) else { return Ok(()) };
+            let (Some(kind), Some(size)) = (of(0..4), of(6..8)) else {
+                self.is_cut.set(self.is_cut.get() || !self.ready.is_empty());
+                return Ok(());
+            };
             let body = (size as usize).saturating_sub(RECORD_BYTES);
             if kind != TRACING_DATA {
                 self.left = body;
@@ -78,6 +89,8 @@ impl<R: Read> Piped<R> {
                 return Err(io::Error::other("formats of more than 256 MiB"));
             }
             let formats = read_up_to(&mut self.from, bytes.next_multiple_of(PADDING))?;
+            let is_cut = body.len() < 4 || formats.len() < bytes;
+            self.is_cut.set(self.is_cut.get() || is_cut);
             self.formats.borrow_mut().extend(formats);
         }
     }
@@ -97,6 +110,9 @@ impl<R: Read> Read for Piped<R> {
         }
         let length = self.left.min(target.len());
         let read = self.from.read(&mut target[..length])?;
+        if read == 0 && length > 0 {
+            self.is_cut.set(true);
+        }
         self.left -= read;
         Ok(read)
     }
@@ -133,11 +149,17 @@ mod tests {
         piped.read_to_end(&mut passed).expect("a slice can be read");
         assert_eq!(passed, [&head[..], &first, &last].concat());
         assert_eq!(&found.borrow()[..11], b"hello world");
-        // A stream that ends anywhere ends.
-        for end in 0..stream.len() {
+        // A stream that ends anywhere ends, and says whether that is within a record.
+        let ends = [16, 44, 44 + 12 + 16, stream.len()];
+        for end in 16..=stream.len() {
             let mut passed = Vec::new();
-            Piped::new(&stream[..end]).read_to_end(&mut passed).expect("a slice can be read");
+            let mut piped = Piped::new(&stream[..end]);
+            let is_cut = piped.is_cut();
+            piped.read_to_end(&mut passed).expect("a slice can be read");
             assert!(passed.len() <= end);
+            // The padding behind the formats is no loss.
+            let is_whole = ends.contains(&end) || (44 + 12 + 11..44 + 12 + 16).contains(&end);
+            assert_eq!(is_cut.get(), !is_whole, "{end}");
         }
     }
 }

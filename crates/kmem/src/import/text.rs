@@ -9,7 +9,8 @@ use super::event_line::{EventLine, event, names_event};
 use super::lost::losses;
 use super::words::Words;
 use super::{Fields, Kind, Recorded, What, call_chain, has_failed, what};
-use crate::input_error::{InputError, Mismatch};
+use crate::input_error::{InputError, Mismatch, quoted};
+use crate::plain_text::PlainText;
 use crate::trace::HEADER;
 use crate::trace::losses::Losses;
 use crate::trace::source::Text;
@@ -32,11 +33,8 @@ pub enum Unshown {
 ///
 /// # Errors
 /// Text without any event, or that cannot be read; an output that takes no more.
-pub fn import(
-    text: &mut impl Text,
-    out: impl Write,
-    unshown: Unshown,
-) -> Result<Counts, ImportError> {
+pub fn import(text: impl Text, out: impl Write, unshown: Unshown) -> Result<Counts, ImportError> {
+    let text = &mut PlainText::new(text);
     let mut sink = Lines::new(Compact::new(out));
     let mut buffer = vec![0; 4 * MAX_LINE_BYTES];
     let (mut kept, mut lines) = (0, 0_u64);
@@ -57,7 +55,7 @@ pub fn import(
                 return Err(mismatch.at_line(text.name(), lines).into());
             }
             if !std::mem::take(&mut is_skipping) {
-                sink.take(&ahead[..length], line_break.is_some())?;
+                sink.take(lines, &ahead[..length], line_break.is_some())?;
             }
             // Behind the last line there may be no line break.
             next = end.min(next + length + 1);
@@ -104,6 +102,8 @@ struct Lines<W> {
     events: u64,
     /// The line of an allocation of pages whose call chain may follow.
     pending: Option<String>,
+    /// The number and the text of the first line that names an event and is none.
+    first_broken: Option<(u64, String)>,
     /// Whether there are events as perf writes them.
     is_of_perf: bool,
     /// Whether losses are shown.
@@ -112,11 +112,18 @@ struct Lines<W> {
 
 impl<W: Write> Lines<W> {
     fn new(compact: Compact<W>) -> Self {
-        Self { compact, events: 0, pending: None, is_of_perf: false, shows_losses: false }
+        Self {
+            compact,
+            events: 0,
+            pending: None,
+            first_broken: None,
+            is_of_perf: false,
+            shows_losses: false,
+        }
     }
 
-    /// Takes one line. The last one of a text may be cut, without a line break.
-    fn take(&mut self, line: &[u8], is_whole: bool) -> io::Result<()> {
+    /// Takes line `number`. The last one of a text may be cut, without a line break.
+    fn take(&mut self, number: u64, line: &[u8], is_whole: bool) -> io::Result<()> {
         // Names of programs need not be UTF-8.
         let line = &*String::from_utf8_lossy(line);
         if self.pending.is_some() {
@@ -133,7 +140,10 @@ impl<W: Write> Lines<W> {
         }
         let Some(EventLine { name, is_of_perf, fields, .. }) = event(line) else {
             return match names_event(line) {
-                true => self.compact.lose_unreadable(),
+                true => {
+                    self.first_broken.get_or_insert_with(|| (number, line.to_owned()));
+                    self.compact.lose_unreadable()
+                }
                 false => Ok(()),
             };
         };
@@ -189,6 +199,10 @@ impl<W: Write> Lines<W> {
 
     /// Returns the error of a text without events.
     fn nothing(&self, name: &str, line: u64) -> InputError {
+        if let Some((line, text)) = &self.first_broken {
+            let expected = "kmem events with a time, as perf script or ftrace print them";
+            return Mismatch::new(expected, quoted(text.trim().as_bytes())).at_line(name, *line);
+        }
         let losses = self.compact.counts().losses;
         let found = match losses.is_none() {
             true => "none".to_owned(),
@@ -220,9 +234,9 @@ mod tests {
 
     fn imported(text: &str) -> Result<(Counts, Vec<String>), String> {
         let text = text.to_owned().leak().as_bytes();
-        let mut source = Source::bytes("t", text).map_err(|error| error.to_string())?;
+        let source = Source::bytes("t", text).map_err(|error| error.to_string())?;
         let mut out = Vec::new();
-        match import(&mut source, &mut out, Unshown::None) {
+        match import(source, &mut out, Unshown::None) {
             Ok(counts) => {
                 let text = String::from_utf8(out).expect("it is text");
                 Ok((counts, text.lines().skip(2).map(str::to_owned).collect()))
@@ -349,12 +363,12 @@ mod tests {
 
     #[test]
     fn programs_with_names_of_other_encodings_are_events_too() {
-        let mut source = Source::bytes(
+        let source = Source::bytes(
             "t",
             b"caf\xe9-1 [001] .... 1.0: kfree: call_site=f ptr=ffff888000000100\n",
         )
         .expect("bytes can be read");
-        let counts = import(&mut source, &mut Vec::new(), Unshown::Unknown).expect("an event");
+        let counts = import(source, &mut Vec::new(), Unshown::Unknown).expect("an event");
         assert_eq!((counts.written, counts.losses), (1, Losses::default()));
     }
 
@@ -370,8 +384,8 @@ mod tests {
                 Losses::of(3),
             ),
         ] {
-            let mut source = Source::bytes("t", text.leak().as_bytes()).expect("readable");
-            let counts = import(&mut source, &mut Vec::new(), unshown).expect("an event");
+            let source = Source::bytes("t", text.leak().as_bytes()).expect("readable");
+            let counts = import(source, &mut Vec::new(), unshown).expect("an event");
             assert_eq!(counts.losses, losses);
         }
     }

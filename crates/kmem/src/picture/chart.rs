@@ -2,7 +2,7 @@
 //!
 //! A chart is drawn for a width, so that its text keeps its size on a narrow screen.
 
-use super::scale::{round_step, trimmed};
+use super::scale::{moment, round_step, trimmed};
 use super::svg::{BANDS, Svg, short};
 use super::text::{size, thousands};
 
@@ -179,7 +179,11 @@ impl Chart {
     }
 
     fn draw_axes(&self, svg: &mut Svg, plot: &Plot) {
-        let step = round_step(plot.highest, self.unit == Unit::Bytes, 5.0);
+        let step = match self.unit {
+            // There are no parts of things.
+            Unit::Count => round_step(plot.highest, false, 5.0).max(1.0),
+            unit => round_step(plot.highest, unit == Unit::Bytes, 5.0),
+        };
         let mut value = 0.0;
         while value <= plot.highest * 1.0001 {
             let y = plot.y(value);
@@ -198,7 +202,7 @@ impl Chart {
                 let mut at = 0.0;
                 while at <= last {
                     let class = if at == 0.0 { "faint" } else { "faint middle" };
-                    svg.text((plot.x(at / last), y), class, &format!("{} s", trimmed(at)));
+                    svg.text((plot.x(at / last), y), class, &moment(at, last));
                     at += step;
                 }
             }

@@ -20,9 +20,25 @@ pub(super) fn trimmed(number: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
+/// Returns a moment of a chart that ends at `last`, both in seconds, in the unit of that end.
+pub(super) fn moment(at: f64, last: f64) -> String {
+    let (scale, unit) = match last {
+        1.0.. => (1.0, "s"),
+        1e-3.. => (1e3, "ms"),
+        _ => (1e6, "\u{b5}s"),
+    };
+    format!("{} {unit}", trimmed(at * scale))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn moments_of_short_charts_can_be_told_apart() {
+        assert_eq!([moment(0.5, 2.0), moment(0.005, 0.02)], ["0.5 s", "5 ms"]);
+        assert_eq!([moment(0.01, 0.0151), moment(2e-6, 9e-6)], ["10 ms", "2 \u{b5}s"]);
+    }
 
     #[test]
     fn steps_are_round_numbers_of_their_unit() {

@@ -18,7 +18,9 @@ svg .bold{font-weight:700}svg text.faint{fill:var(--faint)}svg text.end{text-anc
 svg text.on{fill:var(--on)}svg text.black{fill:#0f1216}svg text.good{fill:var(--good)}svg text.bad{fill:var(--bad)}\
 svg .rule{stroke:var(--rule);stroke-width:1;fill:none}svg .line{fill:none;stroke-width:2;stroke-linejoin:round}\
 svg .paper{fill:var(--paper)}svg .idle{fill:var(--idle)}svg .taken{fill:var(--taken)}svg .other{fill:var(--other)}\
-svg .meta{fill:var(--meta)}svg .s0{fill:var(--s0)}svg .s1{fill:var(--s1)}svg .s2{fill:var(--s2)}svg .s3{fill:var(--s3)}\
+svg .meta{fill:var(--meta)}\
+svg .taken-kept{fill:none;stroke:var(--taken);stroke-width:2}svg .other-kept{fill:none;stroke:var(--other);stroke-width:2}\
+svg .s0{fill:var(--s0)}svg .s1{fill:var(--s1)}svg .s2{fill:var(--s2)}svg .s3{fill:var(--s3)}\
 svg .s4{fill:var(--s4)}svg .s5{fill:var(--s5)}svg .s6{fill:var(--s6)}svg .s7{fill:var(--s7)}\
 svg .line.s0{fill:none;stroke:var(--s0)}svg .line.s1{fill:none;stroke:var(--s1)}svg .line.s2{fill:none;stroke:var(--s2)}\
 svg .line.s3{fill:none;stroke:var(--s3)}svg .line.s4{fill:none;stroke:var(--s4)}svg .line.s5{fill:none;stroke:var(--s5)}\

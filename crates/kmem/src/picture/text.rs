@@ -26,6 +26,19 @@ pub fn size(bytes: u64) -> String {
     format!("{number:.decimals$} {}", units[unit])
 }
 
+/// Returns foreign text with its control characters and other unprintable ones escaped. Quotes and
+/// backslashes stay as they are.
+pub fn printable(text: &str) -> String {
+    let mut printable = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '"' | '\'' | '\\' => printable.push(character),
+            other => printable.extend(other.escape_debug()),
+        }
+    }
+    printable
+}
+
 /// Returns `count` with its noun: `1 slab`, `2 slabs`.
 pub fn counted(count: usize, noun: &str) -> String {
     match (count, noun.strip_suffix('y')) {

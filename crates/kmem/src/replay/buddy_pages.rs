@@ -195,15 +195,21 @@ impl PageTarget for BuddyPages {
             2 => Mobility::Reclaimable,
             _ => Mobility::Unmovable,
         };
-        for step in 0..self.nodes {
-            let node = (self.node + step) % self.nodes;
-            for zone in self.zones.iter_mut().rev().filter(|zone| zone.node == node) {
+        let mut node = self.node;
+        loop {
+            for zone in self.zones.iter_mut().rev() {
+                if zone.node != node {
+                    continue;
+                }
                 if let Some(frame) = zone.allocate(order, mobility) {
                     return Ok(frame.get() as u64);
                 }
             }
+            node = if node + 1 < self.nodes { node + 1 } else { 0 };
+            if node == self.node {
+                return Err(OutOfMemory);
+            }
         }
-        Err(OutOfMemory)
     }
 
     #[inline]

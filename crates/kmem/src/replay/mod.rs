@@ -11,6 +11,7 @@ pub mod caller;
 pub mod hash;
 pub mod heap;
 pub mod json;
+pub mod largest;
 pub mod objects;
 pub mod outcome;
 mod owners;

@@ -96,12 +96,6 @@ impl<T: ObjectTarget> Objects<T> {
         &mut self.target
     }
 
-    /// Sets the trace's time in microseconds.
-    #[inline]
-    pub fn set_time(&mut self, micros: u64) {
-        self.now_micros = micros;
-    }
-
     /// Returns how old objects were when they were freed.
     pub fn lifetimes(&self) -> &Lifetimes {
         &self.lifetimes
@@ -166,10 +160,11 @@ impl<T: ObjectTarget> Objects<T> {
         self.live.prefetch(object);
     }
 
-    /// Continues on CPU `cpu`.
+    /// Continues on CPU `cpu` at `micros`, the trace's time in microseconds.
     #[inline]
-    pub fn switch_cpu(&mut self, cpu: u16) {
+    pub fn switch_to(&mut self, cpu: u16, micros: u64) {
         self.target.switch_cpu(cpu);
+        self.now_micros = micros;
     }
 
     /// Records that `id` is the trace's number for the cache or call site `name`.

@@ -275,6 +275,17 @@ impl Outcome {
         self.caches.iter().chain(&self.kmalloc)
     }
 
+    /// Returns the maximum of the bytes that the object side held.
+    pub fn held_bytes(&self) -> u64 {
+        (self.stack.peak_pages * page_frame::PAGE_SIZE) as u64
+    }
+
+    /// Returns how many times the live bytes were held at the peak; `None` if nothing was live.
+    pub fn held_per_live(&self) -> Option<f64> {
+        let live = Some(self.objects.peak_live_bytes).filter(|live| *live > 0)?;
+        Some(self.held_bytes() as f64 / live as f64)
+    }
+
     /// Returns the number of requests that found no memory.
     pub fn failed(&self) -> u64 {
         self.objects.failed + self.pages.failed

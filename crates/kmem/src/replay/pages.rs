@@ -106,12 +106,6 @@ impl<T: PageTarget> Pages<T> {
         &self.totals
     }
 
-    /// Sets the trace's time in microseconds.
-    #[inline]
-    pub fn set_time(&mut self, micros: u64) {
-        self.now_micros = micros;
-    }
-
     /// Records that `id` is the trace's number for the call site `name`.
     pub fn name_site(&mut self, id: u32, name: &str) {
         self.owners.name_site(id, name);
@@ -167,14 +161,15 @@ impl<T: PageTarget> Pages<T> {
         self.live.prefetch(frame);
     }
 
-    /// Continues on CPU `cpu`.
+    /// Continues on CPU `cpu` at `micros`, the trace's time in microseconds.
     #[inline]
-    pub fn switch_cpu(&mut self, cpu: u16) {
+    pub fn switch_to(&mut self, cpu: u16, micros: u64) {
         self.target.switch_cpu(cpu);
+        self.now_micros = micros;
     }
 
     /// Allocates a block for the traced `frame`.
-    #[inline]
+    #[inline(always)]
     pub fn allocate(&mut self, request: &Request, line: u64, findings: &mut Findings) {
         let Request { frame, order, migratetype, gfp, site } = *request;
         let owner = self.owners.find(gfp, site);

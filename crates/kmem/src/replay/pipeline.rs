@@ -4,7 +4,7 @@
 //! two waits for the slower. The number of batches does not depend on the length of the trace.
 
 use std::io;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Instant;
@@ -19,7 +19,7 @@ use crate::input_error::{InputError, Mismatch};
 use crate::trace::event::{Action, Event};
 use crate::trace::losses::Losses;
 use crate::trace::read_ahead::Ahead;
-use crate::trace::reader::{Batch, TraceReader};
+use crate::trace::reader::{Batch, EVENTS_PER_BATCH, TraceReader};
 use crate::trace::source::{Source, Text};
 
 /// Batches in flight.
@@ -28,6 +28,9 @@ const BATCHES: usize = 8;
 /// Number of events between the prefetch of an object or block and its use: about the latency of a
 /// cache miss.
 const PREFETCHED: usize = 8;
+
+/// Parts in which a trace of one batch is replayed.
+const PARTS: usize = 64;
 
 /// How a trace is to be replayed.
 #[derive(Debug, Clone, Copy)]
@@ -75,8 +78,8 @@ impl From<io::Error> for ReplayError {
 ///
 /// `targets` makes both targets for a number of CPU slots: `options.cpus`, or one more than the
 /// highest CPU in the first batch. A higher CPU in a later batch shares a slot. `replay` calls
-/// `watch` after each batch with the replay and the number of input bytes read; `watch` may end the
-/// replay early.
+/// `watch` after each batch, and more often in a trace of one batch, with the replay and the number
+/// of input bytes read; `watch` may end the replay early.
 ///
 /// # Errors
 /// [`ReplayError`].
@@ -115,9 +118,22 @@ pub fn replay<T: ObjectTarget, P: PageTarget>(
         };
         let mut next = Some(first);
         while let Some(batch) = next {
-            replay.play(&batch, cpus)?;
-            let watched = watch(&mut replay, bytes_read.load(Ordering::Relaxed));
-            if watched.is_break() || replay.has_given_up() {
+            replay.begin(&batch);
+            // A trace of one batch is watched in parts: a chart of one moment shows nothing.
+            let events = batch.events.len();
+            let is_small = replay.outcome.events == 0 && events < EVENTS_PER_BATCH;
+            let part = if is_small { events.div_ceil(PARTS) } else { events }.max(1);
+            let mut from = 0;
+            let is_ended = loop {
+                let to = events.min(from + part);
+                replay.play(&batch, from..to, cpus)?;
+                let watched = watch(&mut replay, bytes_read.load(Ordering::Relaxed));
+                if watched.is_break() || replay.has_given_up() || to == events {
+                    break watched.is_break() || replay.has_given_up();
+                }
+                from = to;
+            };
+            if is_ended {
                 replay.outcome.is_complete = false;
                 break;
             }
@@ -183,7 +199,8 @@ impl<T: ObjectTarget, P: PageTarget> Replay<T, P> {
         self.outcome.is_complete
     }
 
-    fn play(&mut self, batch: &Batch, cpus: u16) -> Result<(), InputError> {
+    /// Takes over what a batch has beside events.
+    fn begin(&mut self, batch: &Batch) {
         for (id, name) in &batch.new_names {
             self.objects.name(*id, name);
             self.pages.name_site(*id, name);
@@ -194,24 +211,33 @@ impl<T: ObjectTarget, P: PageTarget> Replay<T, P> {
         let failed = self.outcome.failed_in_recording.iter_mut().zip(batch.failed);
         failed.for_each(|(sum, failed)| *sum += failed);
         self.outcome.losses.add(batch.losses);
+    }
+
+    /// Replays a part of the events of a batch.
+    fn play(&mut self, batch: &Batch, part: Range<usize>, cpus: u16) -> Result<(), InputError> {
         let start_micros = batch.start_ns / 1000;
-        for (index, event) in batch.events.iter().enumerate() {
-            if let Some(event) = batch.events.get(index + PREFETCHED) {
-                self.prefetch(event);
+        let events = &batch.events[part];
+        let mut played = 0;
+        for event in events {
+            played += 1;
+            if let Some(later) = events.get(played + PREFETCHED - 1) {
+                self.prefetch(later);
             }
             let line = batch.first_line + u64::from(event.line_in_batch);
-            self.micros = start_micros + u64::from(event.micros_in_batch);
-            self.objects.set_time(self.micros);
-            self.pages.set_time(self.micros);
+            let micros = start_micros + u64::from(event.micros_in_batch);
+            let moment = Moment { micros, line, cpus };
             let trace = &self.outcome.trace;
             let mismatch = |mismatch: Mismatch| mismatch.at_line(trace, line);
-            play(&mut self.objects, &mut self.pages, event, line, cpus, &mut self.outcome.findings)
+            play(&mut self.objects, &mut self.pages, event, moment, &mut self.outcome.findings)
                 .map_err(mismatch)?;
-            self.last_line = line;
-            self.outcome.events += 1;
             if self.has_given_up() {
                 break;
             }
+        }
+        self.outcome.events += played as u64;
+        if let Some(last) = played.checked_sub(1).map(|last| events[last]) {
+            self.last_line = batch.first_line + u64::from(last.line_in_batch);
+            self.micros = start_micros + u64::from(last.micros_in_batch);
         }
         Ok(())
     }
@@ -270,39 +296,48 @@ impl<T: ObjectTarget, P: PageTarget> Replay<T, P> {
     }
 }
 
-#[inline]
+/// Where an event is in its trace.
+#[derive(Clone, Copy)]
+struct Moment {
+    /// The time of the trace in microseconds.
+    micros: u64,
+    line: u64,
+    /// The number of CPU slots of the replay.
+    cpus: u16,
+}
+
+#[inline(always)]
 fn play<T: ObjectTarget, P: PageTarget>(
     objects: &mut Objects<T>,
     pages: &mut Pages<P>,
     event: &Event,
-    line: u64,
-    cpus: u16,
+    Moment { micros, line, cpus }: Moment,
     findings: &mut Findings,
 ) -> Result<(), Mismatch> {
     let cpu = if event.cpu < cpus { event.cpu } else { event.cpu % cpus };
     match event.action {
         Action::AllocateBytes { object, requested_bytes, allocated_bytes, site } => {
-            objects.switch_cpu(cpu);
+            objects.switch_to(cpu, micros);
             let request = Request { object, requested_bytes, allocated_bytes, site };
             objects.allocate_bytes(&request, line, findings);
         }
         Action::AllocateObject { object, requested_bytes, allocated_bytes, cache, site } => {
-            objects.switch_cpu(cpu);
+            objects.switch_to(cpu, micros);
             let site = site.into();
             let request = Request { object, requested_bytes, allocated_bytes, site };
             objects.allocate_object(&request, cache, line, findings)?;
         }
         Action::FreeObject { object } => {
-            objects.switch_cpu(cpu);
+            objects.switch_to(cpu, micros);
             objects.free(object, line, findings);
         }
         Action::AllocatePages { frame, order, migratetype, gfp, site } => {
-            pages.switch_cpu(cpu);
+            pages.switch_to(cpu, micros);
             let request = pages::Request { frame, order, migratetype, gfp, site };
             pages.allocate(&request, line, findings);
         }
         Action::FreePages { frame, order } => {
-            pages.switch_cpu(cpu);
+            pages.switch_to(cpu, micros);
             pages.free(frame, order, line, findings);
         }
     }

@@ -3,13 +3,14 @@
 use std::io::{self, Write};
 
 use super::caller::{Caller, Source};
+use super::largest::{self, Largest};
 use super::outcome::{Outcome, Shortages};
-use crate::picture::text::{percent, shortened, size, thousands};
+use crate::picture::text::{shortened, size, thousands};
 
 /// Maximum number of caches listed.
 const LARGEST: usize = 5;
 /// Maximum numbers of callers listed, of objects and of pages.
-const CALLERS: [usize; 2] = [3, 2];
+const CALLERS: [usize; 2] = [3, 1];
 /// Width of the bars in columns.
 const BAR_COLUMNS: u64 = 18;
 /// Width of the names of call sites in columns.
@@ -51,9 +52,7 @@ pub fn report(out: &mut dyn Write, outcome: &Outcome, colour: bool) -> io::Resul
     )?;
     shortage(out, outcome, &marks)?;
     losses(out, outcome, &marks)?;
-    if outcome.failed() == 0 {
-        largest(out, outcome, &marks)?;
-    }
+    largest(out, outcome, &marks)?;
     totals(out, outcome, &marks)?;
     caches(out, outcome, &marks)?;
     callers(out, outcome, &marks)?;
@@ -100,33 +99,13 @@ fn losses(out: &mut dyn Write, outcome: &Outcome, marks: &Marks) -> io::Result<(
     }
 }
 
-/// Names the cache and the call site that hold most at the peak.
+/// Names what holds most at the peak.
 fn largest(out: &mut dyn Write, outcome: &Outcome, marks: &Marks) -> io::Result<()> {
-    let Some(cache) = outcome.caches_and_kmalloc().max_by_key(|cache| cache.peak_bytes) else {
-        return Ok(());
-    };
-    let all = outcome.objects.peak_live_bytes;
-    writeln!(
-        out,
-        "  At the peak ({:.2} s) {}{}{} holds most: {} of {} of objects.",
-        outcome.peak_micros[0] as f64 / 1e6,
-        marks.bold,
-        shortened(&cache.name, SITE_COLUMNS),
-        marks.off,
-        percent(cache.peak_bytes, all),
-        size(all)
-    )?;
-    match outcome.callers.iter().find(|caller| caller.is_named && caller.source != Source::Pages) {
-        Some(caller) => writeln!(
-            out,
-            "  Of the call sites {}{}{} holds most: {}.",
-            marks.bold,
-            shortened(&caller.site, SITE_COLUMNS),
-            marks.off,
-            percent(caller.at_peak.bytes, all)
-        ),
-        None => writeln!(out, "  The trace names no call sites."),
+    for Largest { before, name, after } in largest::sentences(outcome) {
+        let name = shortened(&name, SITE_COLUMNS);
+        writeln!(out, "  {before}{}{name}{}{after}", marks.bold, marks.off)?;
     }
+    Ok(())
 }
 
 fn totals(out: &mut dyn Write, outcome: &Outcome, marks: &Marks) -> io::Result<()> {
@@ -145,9 +124,11 @@ fn totals(out: &mut dyn Write, outcome: &Outcome, marks: &Marks) -> io::Result<(
     row(out, "asked for", objects.bytes_requested, "bytes")?;
     row(out, "live at the peak", objects.peak_live_bytes, "bytes")?;
     let stack = &outcome.stack;
-    let held = (stack.peak_pages * page_frame::PAGE_SIZE) as u64;
-    let ratio = held as f64 / objects.peak_live_bytes.max(1) as f64;
-    row(out, "held at the peak", held, &format!("bytes, {ratio:.2} times the live ones"))?;
+    let times = match outcome.held_per_live() {
+        Some(ratio) => format!("bytes, {ratio:.2} times the live ones"),
+        None => "bytes".to_owned(),
+    };
+    row(out, "held at the peak", outcome.held_bytes(), &times)?;
     let given_back = thousands(stack.slabs_given_back as u64);
     row(out, "slabs grown", stack.slabs_grown as u64, &format!("({given_back} given back)"))?;
     if stack.reclaims > 0 {

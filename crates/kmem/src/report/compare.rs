@@ -175,8 +175,9 @@ fn row(name: &str, done: &Done, verdict: String) -> Vec<Cell> {
     let (memory, ratio) = match done.peak_bytes {
         0 => (Cell::Empty, Cell::Empty),
         bytes => {
-            let ratio = bytes as f64 / done.live_bytes.max(1) as f64;
-            (Cell::number(bytes), Cell::Number(ratio))
+            let live = Some(done.live_bytes).filter(|live| *live > 0);
+            let ratio = live.map(|live| Cell::Number(bytes as f64 / live as f64));
+            (Cell::number(bytes), ratio.unwrap_or(Cell::Empty))
         }
     };
     vec![

@@ -4,11 +4,13 @@
 use page_frame::PAGE_SIZE;
 
 use super::Report;
+use super::table::Table;
 use crate::picture::chart::{Chart, Places};
 use crate::picture::painted;
 use crate::picture::svg::{STYLE, TIPS, escaped};
 use crate::picture::text::{size, thousands};
 use crate::picture::tips;
+use crate::replay::largest::{self, Largest};
 use crate::replay::outcome::Outcome;
 
 /// Widths of the two forms of a chart.
@@ -28,23 +30,24 @@ pub(crate) const PAGE_STYLE: &str = "\
 *{box-sizing:border-box}html{-webkit-text-size-adjust:100%}\
 body{margin:0;background:var(--paper);color:var(--ink);font:15px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,sans-serif}\
 main{max-width:1360px;margin:0 auto;padding:24px 20px 48px}h1{font-size:24px;line-height:1.25;margin:0 0 4px;overflow-wrap:anywhere}\
-.grid+h1{margin-top:32px}h2{font-size:17px;margin:0 0 2px}p{margin:0 0 12px;color:var(--faint);max-width:78ch}\
+.grid+h1{margin-top:32px}h2{font-size:17px;margin:0 0 2px}p{margin:0 0 12px;color:var(--faint);max-width:78ch;overflow-wrap:anywhere}p b{color:var(--ink)}\
 .tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(180px,1fr));gap:12px;margin:20px 0}\
 .tile,section{background:var(--panel);border:1px solid var(--rule);border-radius:8px;padding:14px 16px}\
 .tile b{display:block;font-size:20px;line-height:1.3;font-variant-numeric:tabular-nums}.tile span{color:var(--faint);font-size:13px}\
 .grid{display:grid;grid-template-columns:repeat(2,minmax(0,1fr));gap:16px}.whole{grid-column:1/-1}section{min-width:0}\
 .verdict{font-weight:600}.verdict.good{color:var(--good)}.verdict.bad{color:var(--bad)}\
 svg{display:block;max-width:100%;height:auto}.narrow{display:none}.scroll{overflow-x:auto}.scroll svg{max-width:none}.fit svg{max-width:100%}\
-table{border-collapse:separate;border-spacing:0;width:max-content;font-size:13.5px;font-variant-numeric:tabular-nums}\
+table{border-collapse:separate;border-spacing:0;width:max-content;min-width:100%;font-size:13.5px;font-variant-numeric:tabular-nums}\
 th,td{padding:4px 0 4px 18px;text-align:right;white-space:nowrap;border-bottom:1px solid var(--rule);font-weight:400}\
 thead th{color:var(--faint);vertical-align:bottom;white-space:normal;min-width:64px;max-width:132px;line-height:1.25}th:first-child,.text{text-align:left}\
 th:first-child{padding-left:0;position:sticky;left:0;background:var(--panel);max-width:300px;white-space:normal;overflow-wrap:anywhere}td.text{white-space:normal;max-width:420px}\
 tbody tr:last-child>*{border-bottom:0}thead small{display:block;font-size:12px}\
 details{margin-top:8px}summary{cursor:pointer;color:var(--faint);font-size:13.5px}details .scroll{margin-top:8px}ul{margin:0;padding-left:18px;overflow-wrap:anywhere}\
 footer{margin-top:20px;color:var(--faint);font-size:13px}\
+.fit svg text{font-size:14px}.under{display:none;color:var(--faint)}\
 @media(max-width:1000px){.grid{grid-template-columns:minmax(0,1fr)}}\
-@media(max-width:720px){.fit svg text{font-size:22px}.fit svg text.tiny{font-size:10px}main{padding:16px 10px 32px}.wide{display:none}.narrow{display:block}\
-th:first-child{max-width:130px}.tile,section{padding:12px}.tiles{grid-template-columns:repeat(2,minmax(0,1fr));gap:8px}.tile b{font-size:16px}}";
+@media(max-width:720px){.fit svg text{font-size:22px}main{padding:16px 10px 32px}.wide{display:none}.narrow{display:block}\
+th:first-child{max-width:150px}.under{display:block}.two .text:nth-child(2){display:none}.tile,section{padding:12px}.tiles{grid-template-columns:repeat(2,minmax(0,1fr));gap:8px}.tile b{font-size:16px}}";
 
 /// Returns the page.
 pub fn page(report: &Report) -> String {
@@ -55,9 +58,13 @@ pub fn page(report: &Report) -> String {
     for chart in &report.charts {
         html.push_str(&section("", chart.title, &chart.note, &drawn(chart)));
     }
-    for table in &report.tables {
-        let class = if table.columns.len() > HALF_COLUMNS { "whole" } else { "" };
-        html.push_str(&section(class, table.title, &table.note, &table.html()));
+    // Narrow tables stand beside the last chart.
+    let is_whole = |table: &&Table| table.columns.len() > HALF_COLUMNS;
+    let (whole, half): (Vec<_>, Vec<_>) = report.tables.iter().partition(is_whole);
+    for (class, tables) in [("", half), ("whole", whole)] {
+        for table in tables {
+            html.push_str(&section(class, table.title, &table.note, &table.html()));
+        }
     }
     for (_, map) in &report.maps {
         let (title, rest) = map.split_once('\n').unwrap_or((map, ""));
@@ -150,8 +157,15 @@ fn head(report: &Report) -> String {
             .for_each(|text| html.push_str(&format!("<li>{}</li>", escaped(text))));
         html.push_str("</ul>\n");
     }
-    let held = (stack.peak_pages * PAGE_SIZE) as u64;
-    let ratio = held as f64 / objects.peak_live_bytes.max(1) as f64;
+    let named = |Largest { before, name, after }: &Largest| {
+        // Long masks break between their flags.
+        let name = escaped(name).replace('|', "|<wbr/>");
+        format!("{}<b>{name}</b>{}", escaped(before), escaped(after))
+    };
+    let largest: Vec<_> = largest::sentences(outcome).iter().map(named).collect();
+    if !largest.is_empty() {
+        html.push_str(&format!("<p>{}</p>\n", largest.join("<br/>")));
+    }
     html.push_str("<div class='tiles'>\n");
     let mut tile = |number: String, what: &str| {
         html.push_str(&format!(
@@ -167,7 +181,11 @@ fn head(report: &Report) -> String {
     tile(thousands(objects.unmatched_frees), "frees of objects older than the trace, skipped");
     tile(size(objects.bytes_requested), "asked for in all");
     tile(size(objects.peak_live_bytes), "live at the peak");
-    tile(size(held), &format!("held at the peak, {ratio:.2} times the live bytes"));
+    let held = match outcome.held_per_live() {
+        Some(ratio) => format!("held at the peak, {ratio:.2} times the live bytes"),
+        None => "held at the peak".to_owned(),
+    };
+    tile(size(outcome.held_bytes()), &held);
     tile(thousands(stack.slabs_grown as u64), "slabs grown");
     tile(thousands(pages.allocations), "page blocks allocated");
     tile(size(pages.peak_live_pages * PAGE_SIZE as u64), "of pages live at the peak");

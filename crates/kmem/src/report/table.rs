@@ -38,7 +38,10 @@ impl Table {
     /// Returns the table as HTML.
     pub fn html(&self) -> String {
         let scales = self.scales();
-        let mut html = String::from("<div class='scroll'><table><thead><tr>");
+        // A narrow screen shows a second text below the first one.
+        let has_two = self.columns.get(1).is_some_and(|column| column.unit == Unit::Text);
+        let class = if has_two { " class='two'" } else { "" };
+        let mut html = format!("<div class='scroll'><table{class}><thead><tr>");
         for (column, scale) in self.columns.iter().zip(&scales) {
             let class = if column.unit == Unit::Text { " class='text'" } else { "" };
             let unit = match scale.unit {
@@ -56,8 +59,17 @@ impl Table {
                     Unit::Text => " class='text'",
                     _ => "",
                 };
+                // Long masks break between their flags.
+                let text = text.replace('|', "|<wbr/>");
+                let under = match row.get(1).filter(|_| has_two && index == 0) {
+                    Some(cell) => {
+                        let text = escaped(&cell.shown(scales[1]));
+                        format!("<small class='under' aria-hidden='true'>{text}</small>")
+                    }
+                    None => String::new(),
+                };
                 match index {
-                    0 => html.push_str(&format!("<th scope='row'>{text}</th>")),
+                    0 => html.push_str(&format!("<th scope='row'>{text}{under}</th>")),
                     _ => html.push_str(&format!("<td{class}>{text}</td>")),
                 }
             }

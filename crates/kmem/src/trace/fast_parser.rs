@@ -10,6 +10,8 @@
 //! are turned into a number eight at a time (Lamport 1975, "Multiple byte processing with full-word
 //! instructions").
 
+use std::num::NonZeroU64;
+
 use super::event::{Action, MAX_CPUS, MAX_ORDER};
 use super::line::Line;
 use super::names::MAX_NAMES;
@@ -38,79 +40,80 @@ const fn splat(byte: u8) -> u64 {
 pub(super) fn event<const SITES: bool>(text: &[u8]) -> Option<(Line<'static>, usize)> {
     let text: &[u8; BYTES_NEEDED] = text.first_chunk()?;
     let (commas, line_breaks) = masks(text.first_chunk()?);
-    let end = line_breaks.trailing_zeros();
+    let line_breaks = NonZeroU64::new(line_breaks)?;
+    let line_bytes = line_breaks.trailing_zeros() + 1;
     // The delimiters of this line: its commas and its line break.
-    let line_break = line_breaks & line_breaks.wrapping_neg();
-    let delimiters = (commas & line_break.wrapping_sub(1)) | line_break;
-    let mut fields = Fields { text, delimiters, start: 0, is_good: line_break != 0 };
+    let line_break = line_breaks.get() & line_breaks.get().wrapping_neg();
+    let delimiters = (commas & (line_break - 1)) | line_break;
+    let mut fields = Fields { text, delimiters, start: 0, wrong: 0 };
     fields.skip(1);
-    let delimiter_count = delimiters.count_ones();
     let delta_ns = fields.decimal(u64::MAX);
     let cpu = fields.decimal(u64::from(MAX_CPUS) - 1) as u16;
-    let (action, gfp, site, expected) = match text[0] {
+    let (action, gfp, site) = match text[0] {
         kind @ (b'a' | b'A') => {
             let object = fields.hexadecimal(MAX_HEXADECIMAL);
-            let requested_bytes = fields.decimal(u64::MAX) as u32;
-            let allocated_bytes = fields.decimal(u64::MAX) as u32;
-            fields.is_good &= requested_bytes > 0 && allocated_bytes >= requested_bytes;
+            let requested_bytes = fields.decimal(u64::MAX);
+            let allocated_bytes = fields.decimal(u64::MAX);
+            fields.refuse_less(requested_bytes, 1);
+            fields.refuse_less(allocated_bytes, requested_bytes);
             let gfp = fields.decimal(u64::from(MAX_NAMES) - 1) as u32;
             let site = fields.decimal(u64::from(MAX_NAMES) - 1) as u32;
-            let mut expected_allocation = 8;
+            let (requested_bytes, allocated_bytes) =
+                (requested_bytes as u32, allocated_bytes as u32);
             let action = match kind {
                 b'a' => Action::AllocateBytes { object, requested_bytes, allocated_bytes, site },
                 _ => {
                     let (cache, mut site) = (site, site as u16);
-                    if SITES && delimiter_count == 9 {
+                    if SITES && fields.has_more() {
                         site = fields.decimal(u64::from(MAX_NAMES) - 1) as u16;
-                        expected_allocation = 9;
                     }
                     Action::AllocateObject { object, requested_bytes, allocated_bytes, cache, site }
                 }
             };
-            (action, Some(gfp), Some(site), expected_allocation)
+            (action, Some(gfp), Some(site))
         }
         b'f' | b'F' => {
             let object = fields.hexadecimal(MAX_HEXADECIMAL);
-            (Action::FreeObject { object }, None, None, 4)
+            (Action::FreeObject { object }, None, None)
         }
         b'p' => {
             let frame = fields.hexadecimal(MAX_HEXADECIMAL);
             let order = fields.decimal(MAX_ORDER.into()) as u8;
             let migratetype = fields.decimal(MAX_MIGRATETYPE) as u8;
             let gfp = fields.decimal(u64::from(MAX_NAMES) - 1) as u32;
-            let (gfp_number, mut site, mut expected) = (gfp as u16, None, 7);
-            if SITES && delimiter_count == 8 {
+            let (gfp_number, mut site) = (gfp as u16, None);
+            if SITES && fields.has_more() {
                 site = Some(fields.decimal(u64::from(MAX_NAMES) - 1) as u16);
-                expected = 8;
             }
             let action = Action::AllocatePages { frame, order, migratetype, gfp: gfp_number, site };
-            (action, Some(gfp), site.map(u32::from), expected)
+            (action, Some(gfp), site.map(u32::from))
         }
         b'P' => {
             let frame = fields.hexadecimal(MAX_HEXADECIMAL);
             let order = fields.decimal(MAX_ORDER.into()) as u8;
-            (Action::FreePages { frame, order }, None, None, 5)
+            (Action::FreePages { frame, order }, None, None)
         }
         _ => return None,
     };
-    let is_good = fields.is_good && delimiter_count == expected;
-    is_good.then_some((Line::Event { delta_ns, cpu, action, gfp, site }, end as usize + 1))
+    // The last field ends at the line break only if the line has exactly as many fields as taken.
+    let is_good = fields.wrong == 0 && fields.start == line_bytes;
+    is_good.then_some((Line::Event { delta_ns, cpu, action, gfp, site }, line_bytes as usize))
 }
 
-/// The fields of a line that are not read yet. A field that is not valid clears `is_good`, which
-/// the caller checks once at the end.
+/// The fields of a line that are not read yet. A field that is not valid sets bits of `wrong`,
+/// which the caller checks once at the end.
 struct Fields<'w> {
     text: &'w [u8; BYTES_NEEDED],
     /// A bit for each delimiter that ends a field not read yet.
     delimiters: u64,
     /// Where the next field begins, at most one after the window's end.
     start: u32,
-    is_good: bool,
+    wrong: u64,
 }
 
 impl Fields<'_> {
     /// Takes a field and returns how many bytes it has. After the last delimiter the result is
-    /// meaningless: the caller refuses such a line by its number of delimiters.
+    /// meaningless, and `start` is beyond the window.
     #[inline(always)]
     fn take(&mut self) -> u32 {
         let end = self.delimiters.trailing_zeros();
@@ -120,13 +123,42 @@ impl Fields<'_> {
         length
     }
 
+    /// Returns whether there is a field not read yet.
+    #[inline(always)]
+    fn has_more(&self) -> bool {
+        self.delimiters != 0
+    }
+
     /// Takes a field of exactly `length` bytes.
     #[inline(always)]
     fn skip(&mut self, length: u32) {
-        self.is_good &= self.take() == length;
+        self.wrong |= u64::from(self.take() ^ length);
     }
 
-    /// Returns the eight bytes at `at`, the first one in the least significant byte.
+    /// Refuses the line if `value` is less than `least`. Both have at most eight digits, so a
+    /// negative difference sets the highest bit.
+    #[inline(always)]
+    fn refuse_less(&mut self, value: u64, least: u64) {
+        self.wrong |= value.wrapping_sub(least) >> 63;
+    }
+
+    /// Refuses a number whose digits are not 1 to 8 bytes long.
+    #[inline(always)]
+    fn refuse_length(&mut self, length: u32) {
+        self.wrong |= u64::from(length.wrapping_sub(1) & !7);
+    }
+
+    /// Refuses the line if `value` is more than `max`, a constant.
+    #[inline(always)]
+    fn refuse_more(&mut self, value: u64, max: u64) {
+        self.wrong |= match max & max.wrapping_add(1) {
+            // One less than a power of two.
+            0 => value & !max,
+            _ => u64::from(value > max),
+        };
+    }
+
+    /// The eight bytes at `at`, the first one in the least significant byte.
     #[inline(always)]
     fn word(&self, at: u32) -> u64 {
         let at = (at as usize).min(BYTES_NEEDED - 8);
@@ -139,17 +171,17 @@ impl Fields<'_> {
     fn decimal(&mut self, max: u64) -> u64 {
         let start = self.start;
         let length = self.take();
-        let is_short = length.wrapping_sub(1) < 8;
+        self.refuse_length(length);
         // The digits' values, the last one in the most significant byte, zeros in unused low bytes.
         let values =
             (self.word(start) ^ splat(0x30)) << (64_u32.wrapping_sub(length.wrapping_mul(8)) & 63);
         // Adding 0x76 sets the highest bit of a byte above nine, unless it was set before.
-        let is_decimal = (values | values.wrapping_add(splat(0x76))) & splat(0x80) == 0;
+        self.wrong |= (values | values.wrapping_add(splat(0x76))) & splat(0x80);
         // Neighbours become numbers of two, four and eight digits: left times 10^n, plus right.
         let pairs = (values.wrapping_mul((10 << 8) | 1) >> 8) & 0x00ff_00ff_00ff_00ff;
         let fours = (pairs.wrapping_mul((100 << 16) | 1) >> 16) & 0x0000_ffff_0000_ffff;
         let value = fours.wrapping_mul((10_000 << 32) | 1) >> 32;
-        self.is_good &= is_short & is_decimal & (value <= max);
+        self.refuse_more(value, max);
         value
     }
 
@@ -169,7 +201,8 @@ impl Fields<'_> {
         let digits =
             (self.word(at) ^ splat(0x30)) << (64_u32.wrapping_sub(left.wrapping_mul(8)) & 63);
         value = value << (left.wrapping_mul(4) & 63) | self.eight_hexadecimal(digits);
-        self.is_good &= left.wrapping_sub(1) < 8 && value <= max;
+        self.refuse_length(left);
+        self.refuse_more(value, max);
         value
     }
 
@@ -183,7 +216,7 @@ impl Fields<'_> {
         let values = low.wrapping_add(9 * letters);
         // Valid when the high half of each byte is zero, and the bytes above nine are the letters.
         let is_letter = values.wrapping_add(splat(6)) & splat(0x10);
-        self.is_good &= (low | values) & splat(0xf0) == 0 && is_letter == letters << 4;
+        self.wrong |= (low | values) & splat(0xf0) | (is_letter ^ letters << 4);
         let pairs = ((values << 4) | (values >> 8)) & 0x00ff_00ff_00ff_00ff;
         let fours = ((pairs << 8) | (pairs >> 16)) & 0x0000_ffff_0000_ffff;
         ((fours << 16) | (fours >> 32)) & 0xffff_ffff

@@ -1,6 +1,7 @@
 //! The table of names in a trace: each number is given a name once, before its first use.
 
 use crate::input_error::{Mismatch, quoted};
+use crate::picture::text::printable;
 
 /// Numbers of names are less than this, so that a table stays small for any input.
 pub const MAX_NAMES: u32 = 65_536;
@@ -47,14 +48,13 @@ impl Names {
     }
 }
 
-/// Names go to terminals and into files in which white space separates: neither control bytes nor
-/// blanks survive.
+/// Names go to terminals and into files of lines, so control bytes do not survive. Blanks do: the
+/// kernel writes them too.
 fn shown(text: &[u8]) -> String {
-    let escaped = match std::str::from_utf8(text) {
-        Ok(text) => text.escape_debug().to_string(),
+    match std::str::from_utf8(text) {
+        Ok(text) => printable(text),
         Err(_) => text.escape_ascii().to_string(),
-    };
-    escaped.replace(' ', "_")
+    }
 }
 
 #[cfg(test)]
@@ -72,9 +72,9 @@ mod tests {
     }
 
     #[test]
-    fn names_hold_no_blanks_and_no_control_bytes() {
-        assert_eq!(shown(b"a b\x1b\xff"), "a_b\\x1b\\xff");
-        assert_eq!(shown("ä".as_bytes()), "ä");
+    fn names_hold_no_control_bytes() {
+        assert_eq!(shown(b"a b\x1b\xff"), "a b\\x1b\\xff");
+        assert_eq!(shown("ä, \"b\" \\\u{202e}".as_bytes()), "ä, \"b\" \\\\u{202e}");
     }
 
     #[test]

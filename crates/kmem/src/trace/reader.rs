@@ -12,6 +12,7 @@ use super::names::Names;
 use super::source::Text;
 use super::{HEADER, VERSION};
 use crate::input_error::{InputError, Mismatch, quoted};
+use crate::plain_text::{self, Form};
 
 /// Maximum length of a line in bytes, without its line break.
 pub const MAX_LINE_BYTES: usize = 4096;
@@ -99,15 +100,13 @@ impl<T: Text> TraceReader<T> {
         batch.last_loss = 0;
         batch.first_line = self.lines + 1;
         batch.start_ns = self.now_ns;
-        while batch.events.len() < EVENTS_PER_BATCH
-            && self.lines + 1 - batch.first_line < LINES_PER_BATCH
-        {
-            let is_read = match self.has_sites {
-                false => self.read_fast::<false>(batch)?,
-                true => self.read_fast::<true>(batch)?,
-            };
-            if is_read {
-                continue;
+        loop {
+            match self.has_sites {
+                false => self.read_events::<false>(batch)?,
+                true => self.read_events::<true>(batch)?,
+            }
+            if !self.has_room(batch) {
+                return Ok(true);
             }
             let ahead = &self.buffer[self.unparsed.clone()];
             match memchr::memchr(b'\n', ahead) {
@@ -126,22 +125,31 @@ impl<T: Text> TraceReader<T> {
                 _ => return Err(self.endless_line()),
             }
         }
-        Ok(true)
     }
 
-    /// Reads an event by the fast path; returns whether it did.
+    /// Returns whether `batch` may have the event of one more line.
     #[inline(always)]
-    fn read_fast<const SITES: bool>(&mut self, batch: &mut Batch) -> Result<bool, InputError> {
-        let ahead = &self.buffer[self.unparsed.clone()];
-        let Some((Line::Event { delta_ns, cpu, action, gfp, site }, length)) =
-            fast_parser::event::<SITES>(ahead)
-        else {
-            return Ok(false);
-        };
-        self.unparsed.start += length;
-        self.lines += 1;
-        self.add::<SITES>(batch, delta_ns, cpu, action, (gfp, site))?;
-        Ok(true)
+    fn has_room(&self, batch: &Batch) -> bool {
+        batch.events.len() < EVENTS_PER_BATCH && self.lines + 1 - batch.first_line < LINES_PER_BATCH
+    }
+
+    /// Reads events up to the first line that the fast path leaves to `read_line`. A loop without
+    /// any other line keeps the state of the reader in registers.
+    fn read_events<const SITES: bool>(&mut self, batch: &mut Batch) -> Result<(), InputError> {
+        let lines = LINES_PER_BATCH - (self.lines + 1 - batch.first_line);
+        let room = (EVENTS_PER_BATCH - batch.events.len()).min(lines as usize);
+        for _ in 0..room {
+            let ahead = &self.buffer[self.unparsed.clone()];
+            let Some((Line::Event { delta_ns, cpu, action, gfp, site }, length)) =
+                fast_parser::event::<SITES>(ahead)
+            else {
+                break;
+            };
+            self.unparsed.start += length;
+            self.lines += 1;
+            self.add::<SITES>(batch, delta_ns, cpu, action, (gfp, site))?;
+        }
+        Ok(())
     }
 
     fn read_line(
@@ -151,6 +159,14 @@ impl<T: Text> TraceReader<T> {
     ) -> Result<(), InputError> {
         self.lines += 1;
         let line = &self.buffer[line];
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let line = match self.lines {
+            1 => line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line),
+            _ => line,
+        };
+        if let Some(complaint) = other_text(line) {
+            return Err(complaint.at_line(self.text.name(), self.lines));
+        }
         let complaint = match parse(line) {
             Ok(Line::Event { delta_ns, cpu, action, gfp, site }) => {
                 return self.add::<true>(batch, delta_ns, cpu, action, (gfp, site));
@@ -241,6 +257,18 @@ impl<T: Text> TraceReader<T> {
         let expected = format!("a line of at most {MAX_LINE_BYTES} bytes");
         Mismatch::new(expected, "a longer one").at_line(self.text.name(), self.lines + 1)
     }
+}
+
+/// Returns what is wrong with a line of text as other systems write it: UTF-16, or several lines
+/// that end in carriage returns, of which a comment would swallow all.
+fn other_text(line: &[u8]) -> Option<Mismatch> {
+    if let Form::Utf16 { .. } = plain_text::form(line) {
+        let found = "UTF-16; convert it: iconv -f UTF-16 -t UTF-8";
+        return Some(Mismatch::new("a trace in UTF-8", found));
+    }
+    let expected = "lines that end in a line break";
+    memchr::memchr(b'\r', line)
+        .map(|_| Mismatch::new(expected, "a carriage return in a line; convert it: tr '\\r' '\\n'"))
 }
 
 /// Returns the call site that an allocation from a cache names beside the cache.
@@ -351,6 +379,22 @@ mod tests {
         assert_eq!(message("f,0,0,0\nP,0,0,0,19\n"), "t:2: expected ORDER, 0 to 18, found `19`");
         assert_eq!(message(""), "t: expected a trace, found an empty file");
         assert!(message(b"\x7fELF\x02\x01".as_slice()).starts_with("t:1: expected an event"));
+    }
+
+    /// Mutation that it catches: only the first bytes of a file are looked at.
+    #[test]
+    fn text_of_other_systems_is_refused_with_the_way_to_convert_it() {
+        let utf16: Vec<u8> =
+            "\u{feff}# x\nf,0,0,0\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let expected =
+            "t:1: expected a trace in UTF-8, found UTF-16; convert it: iconv -f UTF-16 -t UTF-8";
+        assert_eq!(message(utf16), expected);
+        for text in ["# kmem-compact 2\rf,0,0,0\r", "#\nf,0,0,0\rf,0,0,8\n"] {
+            assert!(message(text).contains("a carriage return in a line"), "{text:?}");
+        }
+        let whole =
+            "\u{feff}# kmem-compact 2\r\n!g,0,G\r\n!s,0,filp\r\nA,0,0,8,1,1,0,0,0\r\nf,0,0,8\r";
+        assert_eq!(read_all(whole).map(|(events, _)| events.len()), Ok(2));
     }
 
     #[test]

@@ -68,7 +68,7 @@ pub(super) fn walk() -> io::Result<Walk> {
         let state = Box::new(state(&buddy, &owners, before));
         steps.push(Step { caption: step.text.to_owned(), state });
     }
-    Ok(Walk { introduction, steps })
+    Ok(Walk { introduction, legend: String::new(), steps })
 }
 
 fn perform(

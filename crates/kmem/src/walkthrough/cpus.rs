@@ -79,7 +79,7 @@ pub(super) fn walk() -> io::Result<Walk> {
     receive(&mut scene, room)?;
     pass_on(&mut scene, room)?;
     release_everything(&mut scene);
-    Ok(Walk { introduction, steps: scene.steps })
+    Ok(Walk { introduction, legend: String::new(), steps: scene.steps })
 }
 
 /// CPU 0 allocates.
@@ -242,7 +242,8 @@ impl step::State for State {
 
     fn notes(&self) -> Vec<String> {
         let slabs = counted(self.slabs, "slab");
-        vec![format!("slabs   {slabs}, {} free in them; {} in use", self.free, self.held)]
+        let (free, held) = (counted(self.free, "object"), counted(self.held, "object"));
+        vec![format!("{slabs} with {} free; {held} in use", free)]
     }
 
     /// Draws each magazine as a row of cells, a cell for each object that it has room for.

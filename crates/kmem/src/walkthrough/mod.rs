@@ -76,7 +76,7 @@ impl Layer {
 pub fn play(layer: Layer, out: &mut impl Write, style: &Style) -> io::Result<()> {
     let walk = walk(layer)?;
     if !style.plain {
-        writeln!(out, "{}", walk.introduction)?;
+        writeln!(out, "{}{}", walk.introduction, walk.legend)?;
     }
     for step in &walk.steps {
         step.write(out, style)?;

@@ -31,8 +31,7 @@ pub fn html(layers: &[Layer]) -> io::Result<String> {
             "<h1>{}</h1>\n<p>{}</p>\n<p>{}</p>\n<div class='grid'>\n",
             layer.title(),
             layer.about(),
-            // The legend explains characters of a terminal, which pictures do not have.
-            escaped(walk.introduction.split("[###]").next().unwrap_or("").trim())
+            escaped(walk.introduction.trim())
         ));
         for (index, step) in walk.steps.iter().enumerate() {
             let notes = step.state.notes().into_iter();

@@ -74,11 +74,12 @@ pub(super) fn walk() -> io::Result<Walk> {
     let state = State { bar: bar(&memory), free: memory.buddy().free_frames_count(), users: None };
     let caption = "The caches are destroyed, and the registry with them.".to_owned();
     steps.push(Step { caption, state: Box::new(state) });
-    let introduction = format!(
-        "{MEMORY_PAGES} pages for two caches, of dentries (D) and of inodes (I). A small letter is\n\
-         a page of a slab without an object in use, R one of the registry, . a free one.\n"
-    );
-    Ok(Walk { introduction, steps })
+    let introduction = format!("{MEMORY_PAGES} pages for two caches, of dentries and of inodes.\n");
+    let legend =
+        "D, I: a page of a slab of dentries, of inodes; d, i: of a slab without an object\n\
+         in use; R: of the registry; . a free one.\n"
+            .to_owned();
+    Ok(Walk { introduction, legend, steps })
 }
 
 fn play_on<'m>(
@@ -257,22 +258,25 @@ impl step::State for State {
         )]
     }
 
-    /// Draws each page as a cell, and below it what the colours are.
+    /// Draws each page as a cell, hollow if its slab has no object in use, and below it what the
+    /// colours are.
     fn draw(&self, svg: &mut Svg, top: f64) {
         let width = SCALE / self.bar.len().max(1) as f64;
         for (page, (letter, ink)) in self.bar.iter().enumerate() {
-            let (class, text) = cell_classes(*letter, *ink);
             let left = LEFT + page as f64 * width;
-            svg.rect((left + 0.5, top), (width - 1.0, 34.0), class, "");
-            if letter.is_ascii_lowercase() {
-                svg.text((left + width / 2.0, top + 21.0), text, &letter.to_string());
+            match cell_class(*letter, *ink) {
+                class @ ("taken-kept" | "other-kept") => {
+                    svg.rect((left + 1.5, top + 1.0), (width - 3.0, 32.0), class, "");
+                }
+                class => svg.rect((left + 0.5, top), (width - 1.0, 34.0), class, ""),
             }
         }
         let legend = [
             (0.0, "taken", "dentries"),
             (130.0, "other", "inodes"),
-            (245.0, "meta", "registry"),
-            (365.0, "idle", "free, or d, i: not in use"),
+            (245.0, "taken-kept", "empty slab"),
+            (400.0, "meta", "registry"),
+            (530.0, "idle", "free"),
         ];
         for (left, class, name) in legend {
             svg.rect((LEFT + left, top + 44.0), (10.0, 10.0), class, "");
@@ -285,10 +289,12 @@ impl step::State for State {
     }
 }
 
-/// Returns the classes of a page's rectangle and of its letter.
-fn cell_classes(letter: char, ink: Ink) -> (&'static str, &'static str) {
+/// Returns the class of a page's rectangle.
+fn cell_class(letter: char, ink: Ink) -> &'static str {
     match (letter, ink.classes().0) {
-        ('.', _) | (_, "") => ("idle", "faint middle tiny"),
-        (_, class) => (class, "on middle tiny"),
+        ('d', _) => "taken-kept",
+        ('i', _) => "other-kept",
+        ('.', _) | (_, "") => "idle",
+        (_, class) => class,
     }
 }

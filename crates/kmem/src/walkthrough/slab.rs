@@ -97,7 +97,10 @@ pub(super) fn walk() -> io::Result<Walk> {
     fill(&mut scene)?;
     free_and_allocate_again(&mut scene)?;
     release_everything(&mut scene, &memory);
-    Ok(Walk { introduction, steps: scene.steps })
+    let legend = format!(
+        "[###] in use   [...] free   R record   blank: left over   a column is {LINE_BYTES} bytes\n"
+    );
+    Ok(Walk { introduction, legend, steps: scene.steps })
 }
 
 /// Says in words how the slabs are cut.
@@ -110,8 +113,7 @@ fn introduction(cut: &Geometry) -> String {
     format!(
         "A cache of inodes, {size} bytes each. A slab is {}: {objects} and\n\
          {record} bytes of record. {left} bytes are left over, so the first object can lie at\n\
-         byte {} of its slab: {} colours.\n\
-         [###] in use   [...] free   R record   blank: left over   a column is {LINE_BYTES} bytes\n",
+         byte {} of its slab: {} colours.\n",
         counted(cut.order().pages(), "page"),
         offsets.join(", "),
         cut.colours()

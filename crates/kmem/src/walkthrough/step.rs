@@ -23,6 +23,8 @@ const NOTE_CHARACTERS: usize = 104;
 pub struct Walk {
     /// The text before the first step.
     pub introduction: String,
+    /// The meaning of the characters on a terminal. Pictures do without it.
+    pub legend: String,
     /// The steps, at least one.
     pub steps: Vec<Step>,
 }

@@ -2,78 +2,25 @@
 
 mod blocks;
 pub(crate) mod machine;
+mod session;
 mod state;
 mod trace_log;
 mod words;
 
-use alloc::string::String;
-use alloc::vec::Vec;
-
-use crate::complaint::Complaint;
-use crate::json::{Json, texts};
-use crate::limits::MAX_STEPS;
-use crate::request;
-use crate::script::{self, Line};
 pub(crate) use blocks::{blocks_json, plain};
-use machine::{Machine, MachineMemory, Step};
-
-/// Replays the first `position` steps of `text`, and returns the state after them as JSON.
-///
-/// A step that cannot be replayed ends the replay: the state is then the one before it.
-pub(crate) fn show(text: &str, position: usize) -> Result<String, Complaint> {
-    let mut lines: Vec<Line<'_>> = script::lines(text).collect();
-    let memory = script::take_memory(&mut lines)?;
-    if lines.len() > MAX_STEPS {
-        let last = lines[MAX_STEPS].number;
-        return Err(Complaint::new(
-            last,
-            alloc::format!("The page replays at most {MAX_STEPS} steps."),
-        ));
-    }
-    script::check_requests(&lines)?;
-    let mut space = MachineMemory::new(&memory);
-    let mut machine = Machine::new(&mut space, memory).map_err(|error| {
-        Complaint::new(1, alloc::format!("No allocator can be built: {error}."))
-    })?;
-    let mut step = Step::default();
-    let mut complaint = None;
-    let mut done = 0;
-    for line in lines.iter().take(position) {
-        machine.begin_step();
-        if let Err(message) = perform(&mut machine, line) {
-            complaint = Some(Complaint::new(line.number, message));
-            break;
-        }
-        step = machine.end_step();
-        done += 1;
-    }
-    let steps = texts(lines.iter().map(|line| line.text));
-    let json = state::json(&mut machine, &step).number("position", done).member("steps", steps);
-    let complaint = complaint.map(|Complaint { line, message }| {
-        Json::object().number("line", line).text("message", &message)
-    });
-    Ok(json.maybe("complaint", complaint).finish())
-}
-
-fn perform(machine: &mut Machine<'_>, line: &Line<'_>) -> Result<(), String> {
-    // The notation of the course page ends with the state.
-    let requests = line.text.split("=>").next().unwrap_or("");
-    for text in requests.split(';').map(str::trim) {
-        if text.is_empty() || text.eq_ignore_ascii_case("start") {
-            continue;
-        }
-        let (request, answer) = request::parse(text, machine.memory())?;
-        if answer.is_some() {
-            return Err("Answers are for the judge. Here the real allocator answers.".into());
-        }
-        machine.perform(&request)?;
-    }
-    Ok(())
-}
+pub(crate) use session::Session;
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use alloc::string::String;
+
+    use super::Session;
+    use crate::complaint::Complaint;
+    use crate::limits::MAX_STEPS;
+
+    fn show(text: &str, position: usize) -> Result<String, Complaint> {
+        Session::new().show(text, position)
+    }
 
     const EXAMPLE: &str = "memory 16K unit 1K\nalloc A 3.6K\nalloc B 1.5K\n\
         alloc C 1.2K; alloc D 1.9K; alloc E 2.7K\nfree C\n";
