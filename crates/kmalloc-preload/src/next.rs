@@ -1,11 +1,15 @@
-//! Functions of the C library behind those that this library replaces.
+//! Functions of other libraries with the names of those that this library replaces: the C
+//! library's, and a few of the C++ library's.
+//!
+//! `dlsym` may allocate, for the text of an error, and so call this library again. A look-up holds
+//! no lock, so the nested call can be served.
 
 use core::ffi::{CStr, c_void};
 use core::ptr::{null_mut, without_provenance_mut};
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-/// The place of a function that no library has: a new look would be as slow, and would change what
-/// `dlerror` says.
+/// Stands for a function that no library has, so that it is not looked up again: that would be as
+/// slow as the first time, and would change what `dlerror` says.
 const ABSENT: *mut c_void = without_provenance_mut(1);
 
 /// A function of another library, looked up when it is first needed.

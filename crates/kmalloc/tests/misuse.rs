@@ -1,4 +1,4 @@
-//! What a free of a wrong address is called.
+//! Which kind of fault a free of a wrong address is.
 
 use std::alloc::Layout;
 use std::cell::RefCell;
@@ -20,7 +20,8 @@ fn faults_of<S: System<Pages: PageResize>>(
     kmalloc: &Kmalloc<S, Hardened>,
     address: NonNull<u8>,
 ) -> Vec<Fault> {
-    // SAFETY: not sound in general; the hook returns, and nothing is freed.
+    // SAFETY: not sound for a wrong address in general; here the hook returns, and a wrong free
+    // changes nothing. A right address is the caller's.
     unsafe { kmalloc.free(address) };
     FAULTS.take()
 }
@@ -53,8 +54,8 @@ fn kinds_are_right<S: System<Pages: PageResize>>(kmalloc: &Kmalloc<S, Hardened>)
     kmalloc.validate().expect("consistent");
 }
 
-/// Mutations that it catches: every free without a class is foreign; a walk that ends at the first
-/// page without a tag.
+/// Mutations that it catches: each free of an address without a size class is reported as foreign;
+/// the search for the allocation around an address ends at the first page without a tag.
 #[test]
 fn wrong_frees_of_large_allocations_are_called_what_they_are() {
     let mut memory = vec![MaybeUninit::uninit(); 16 << 20];

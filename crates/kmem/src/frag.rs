@@ -1,6 +1,7 @@
 //! Explains which requests the free blocks of a zone can serve.
 //!
-//! The share of free memory that a request cannot use is the index of [`buddy::Fragmentation`].
+//! The share of free memory that a request cannot use is [`buddy::Fragmentation::unusable`], in
+//! thousandths. Tables call it "out of reach".
 
 use std::io::{self, Write};
 
@@ -13,10 +14,6 @@ use crate::picture::text::{counted, percent, size, thousands};
 
 /// The order that huge pages need: 2 MiB.
 pub const HUGE: u8 = 9;
-/// Free memory counts as fragmented when it is this many times the size of a request that fails.
-/// The kernel's own index does not help here: for free single pages it is 0.5 for a request of two,
-/// whatever their number.
-const PLENTY: usize = 4;
 
 impl Zone {
     /// Returns the fragmentation of the zone for a request of `order`.
@@ -124,7 +121,8 @@ fn named(order: Order) -> String {
     format!("Order {} ({})", order.get(), size(order.bytes() as u64))
 }
 
-/// Returns whether the zone serves a request of `order` without reclaim or compaction.
+/// Returns whether the zone serves a request of `order` without reclaim or compaction. [`answer`]
+/// says it in words: the two must agree.
 fn succeeds(zone: &Zone, order: Order) -> bool {
     let seen = zone.fragmentation(order);
     let min = zone.watermarks.map_or(0, |marks| marks.min as usize);
@@ -139,7 +137,7 @@ pub fn legend(out: &mut dyn Write) -> io::Result<()> {
     writeln!(
         out,
         "Each # is up to a tenth of the free memory, in blocks of that order.\n\
-         Of free: the same as a number. Can be had: requests of that order which all\n\
+         Of free: the share that the bar shows. Can be had: requests of that order which all\n\
          free blocks together can serve. Out of reach: free memory in smaller pieces."
     )
 }
@@ -194,13 +192,13 @@ pub fn verdict(zone: &Zone) -> String {
     };
     let next = Order::new(largest.get() + 1).filter(|_| largest < top);
     if let Some(next) = next {
-        let times = all.free_frames / next.pages();
-        let why = match times >= PLENTY {
-            true => format!(
-                "though {} times as much is free: it is in pieces, and moving what\n  lies between would help.",
+        let why = match all.free_frames / next.pages() {
+            0 => "for want of memory: reclaim would help, compaction would not.".to_owned(),
+            1 => "though as much is free: it is in pieces, and compaction would help.".to_owned(),
+            times => format!(
+                "though {} times as much is free: it is in pieces, and\n  compaction would help.",
                 thousands(times as u64)
             ),
-            false => "for want of memory: reclaim would help, moving would not.".to_owned(),
         };
         text.push_str(&format!("\n  {why}"));
     }
@@ -249,7 +247,7 @@ mod tests {
 
     /// Mutation that it catches: the summary looks only for a block that fits, not at watermarks.
     #[test]
-    fn what_is_said_briefly_and_of_all_zones_agrees_with_each_answer() {
+    fn summaries_agree_with_the_answer_of_each_zone() {
         let order = Order::new(9).expect("an order");
         let zone = |line: &str| one(line).expect("it is well formed");
         let mut zones = vec![
@@ -271,8 +269,9 @@ mod tests {
         }
     }
 
+    /// Reads a file that has one line.
     fn one(line: &str) -> Result<Zone, String> {
-        read("b", line.as_bytes())
+        read("buddyinfo", line.as_bytes())
             .map(|mut zones| zones.remove(0))
             .map_err(|error| error.to_string())
     }
@@ -291,6 +290,9 @@ mod tests {
         let pieces = one("Node 0, zone Normal 40000 0 0 0").expect("it is well formed");
         assert!(verdict(&pieces).contains("up to order 0 (4 KiB)"), "{}", verdict(&pieces));
         assert!(verdict(&pieces).contains("in pieces"), "{}", verdict(&pieces));
+        // Enough for one block of the next order, and not more.
+        let two = one("Node 0, zone Normal 0 0 2 0").expect("it is well formed");
+        assert!(verdict(&two).contains("as much is free: it is in pieces"), "{}", verdict(&two));
         let short = one("Node 0, zone Normal 0 0 0 1 0 0 0 0 0 0 0").expect("it is well formed");
         assert!(verdict(&short).contains("want of memory"), "{}", verdict(&short));
         let none = one("Node 0, zone Normal 0 0").expect("it is well formed");

@@ -2,8 +2,10 @@
 //!
 //! # Concepts
 //! A check compares each object with all others, and with the free objects of its slab. It does so
-//! for a **batch** of objects at a time, which it first copies: no lock may be taken while a slot
-//! is taken over.
+//! for a **batch** of at most 64 objects at a time. It first copies their addresses, as no lock may
+//! be taken while this call has taken over the slot of a CPU: the owner of the lock may wait for
+//! that slot. For each batch it walks all magazines again. The invariants of magazines stand in
+//! `percpu/magazine.rs`.
 
 use core::ptr::NonNull;
 
@@ -25,7 +27,8 @@ struct Batch {
     count: usize,
 }
 
-/// Checks all objects in magazines of `cache`.
+/// Checks all objects in magazines of `cache`, which no other call uses meanwhile. A nested caller,
+/// which cannot have the lock of the slab set, skips the comparison with the slabs.
 pub(crate) fn validate_magazines<S: System, K: Hardening>(
     cache: &CacheInner<S>,
 ) -> Result<(), Violation> {
@@ -50,7 +53,8 @@ fn broken(invariant: &'static str, address: usize) -> Result<(), Violation> {
     Err(Violation::at(invariant, FrameNumber::containing(address)))
 }
 
-/// Copies the objects in magazines from number `first` on, and compares each with all that follow.
+/// Copies the addresses of up to [`BATCH`] objects in magazines, from number `first` on, and
+/// compares them with each other and with all objects that follow.
 fn collect<S: System>(cache: &CacheInner<S>, first: usize) -> Result<Batch, Violation> {
     let mut batch = Batch { addresses: [0; BATCH], count: 0 };
     let mut twice = None;
@@ -108,7 +112,7 @@ fn compare_with_slabs<S: System, K: Hardening>(
         for address in addresses {
             let (index, _) = slab.index_of(geometry, *address);
             if index >= geometry.capacity() {
-                continue;
+                continue; // not an object of this slab
             }
             let seen = slab.word.load();
             let mut free = seen.head;
@@ -122,7 +126,8 @@ fn compare_with_slabs<S: System, K: Hardening>(
                 // SAFETY: clause 1 of `read`: the index was checked. Clause 2: we hold the lock.
                 free = unsafe { links.read(free) };
             }
-            // SAFETY: clause 1 of `change_mark`: the index was checked. It changes nothing.
+            // Exchanges the mark for itself: a check that the mark is there.
+            // SAFETY: clause 1 of `change_mark`: the index was checked.
             if K::MARKS && unsafe { links.change_mark(index, MARK_CACHED, MARK_CACHED) }.is_err() {
                 return broken("mark: an object in a magazine is marked so", *address);
             }

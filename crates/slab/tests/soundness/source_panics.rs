@@ -1,5 +1,5 @@
-//! A page source may run code of the user (shrinkers), and so panic when it is asked: nothing that
-//! is held then is lost.
+//! A page source may run code of the user, as shrinkers are, so a request for pages may panic. The
+//! call of the cache that made the request must not lose a page or an object by that.
 
 use std::alloc::Layout;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,6 +17,7 @@ fn a_panic_in_the_page_source_loses_no_page() {
         for (at, size) in (0..30).flat_map(|at| [40, 200, 1500, 3000, 9000].map(|size| (at, size)))
         {
             with_arena(|arena| {
+                // The request with number `at` panics, and no other: the count wraps around then.
                 let left = AtomicUsize::new(usize::MAX);
                 let mut source = Told::new(arena);
                 source.asked = Box::new(|| {
@@ -47,8 +48,8 @@ fn a_panic_in_the_page_source_loses_no_page() {
     });
 }
 
-/// A free may want a new magazine, and so a page. Where the source panics, the object is freed all
-/// the same.
+/// A free may want a new magazine, and so a page. Where the source panics, the object has been
+/// freed all the same, so the caller must not free it again.
 #[test]
 fn a_panic_in_the_page_source_frees_what_was_being_freed() {
     ends(|| {
@@ -63,9 +64,13 @@ fn a_panic_in_the_page_source_frees_what_was_being_freed() {
             // Takes all magazines, so that a new one is wanted after some frees.
             registry.shrink_all();
             is_armed.store(true, Ordering::Relaxed);
-            // SAFETY: allocated above, each once, and without a constructor any content will do.
+            // SAFETY: clauses 1 and 2: allocated above, each freed once. Clause 3: the cache has no
+            // constructor, so an object need not be in a constructed state.
             let free = |object: &std::ptr::NonNull<u8>| panics(|| unsafe { cache.free(*object) });
-            assert!(objects.iter().filter(|object| free(object)).count() > 0, "none panicked");
+            assert!(
+                objects.iter().filter(|object| free(object)).count() > 0,
+                "some free asks for a page"
+            );
             is_armed.store(false, Ordering::Relaxed);
             registry.validate().expect("consistent");
             cache.destroy().expect("all were freed");
@@ -94,8 +99,8 @@ fn a_panic_in_the_middle_of_many_loses_none() {
                 // SAFETY: allocated above and not changed since, each once.
                 let one =
                     catch_unwind(AssertUnwindSafe(|| unsafe { cache.free_many(&many[..70]) }));
-                assert!(one.is_err(), "a magazine was wanted");
-                // SAFETY: as above: the rest of them.
+                assert!(one.is_err(), "70 objects need a new magazine");
+                // SAFETY: as above: the rest of them. All 70 count as freed.
                 unsafe { cache.free_many(&many[70..]) };
                 registry.validate().expect("consistent");
                 values.destroy().expect("all were freed");
@@ -105,7 +110,7 @@ fn a_panic_in_the_middle_of_many_loses_none() {
     });
 }
 
-/// Builds a cache, again if the page source panics at that.
+/// Builds a cache. If the page source panics meanwhile, builds it a second time.
 fn panicking_cache<'s, 'a>(
     registry: &Registry<(&'s Told<'a>, SingleCpu)>,
     layout: Layout,

@@ -8,12 +8,14 @@ use buddy::page_frame::{FrameNumber, PAGE_SHIFT, PhysMap};
 /// private to it.
 const BASE: usize = 0xffff_8000_0000_0000;
 
-/// OSTD's linear mapping. `DirectMap` does the same, but is no constant.
+/// OSTD's linear mapping, as a type without data: the compiler knows the base, and adds a constant.
+/// [`DirectMap`](buddy::page_frame::DirectMap) would load it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LinearMap;
 
-// SAFETY: clauses 1 and 2: addition and subtraction of one constant. Clause 3: OSTD maps all
-// physical memory from `BASE` on before it adds the first range, and never unmaps it. Free frames
+// SAFETY: clauses 1 and 2: one function adds a constant to the address of a frame, the other
+// subtracts it. Clause 3: OSTD maps all physical memory from `BASE` on before it gives the frame
+// allocator the first range, and never unmaps it. Free frames
 // hold no Rust object, so pointers to them may be made from integers.
 unsafe impl PhysMap for LinearMap {
     #[inline]
