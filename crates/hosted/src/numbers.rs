@@ -8,9 +8,9 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Maximum number of threads that have numbers of their own at the same time.
-pub(crate) const OWN: usize = 240;
+pub(crate) const OWN: usize = 112;
 /// While fewer threads have numbers, each gets one at once. Later, only threads that allocate much.
-pub(crate) const AT_ONCE: usize = OWN / 2;
+pub(crate) const AT_ONCE: usize = 32;
 /// The numbers after them, which threads without a number borrow.
 pub(crate) const SHARED: usize = 16;
 /// All numbers.

@@ -6,7 +6,7 @@
 //! thread-local word has that number, so that all slots of that number are its own. It gives the
 //! number back before it returns to the program.
 //!
-//! Where half of all numbers are taken, threads begin like this. Each [`TURN`]th operation with a
+//! Where many numbers are taken, threads begin like this. Each [`TURN`]th operation with a
 //! shared number earns its thread a number of its own, so that threads that allocate much have
 //! numbers, and those that sleep do not.
 //!

@@ -5,8 +5,8 @@
 //! A thread takes a free number when it first calls `pin`, and frees the number when it ends. The
 //! next thread that takes the number inherits the slots with their magazines.
 //! A thread that finds no free number borrows a shared one in slow paths (`shared_numbers.rs`).
-//! Where half of all numbers are taken, a thread that allocates begins with shared numbers, and
-//! earns one of its own: most of many threads sleep.
+//! Where many numbers are taken, a thread that allocates begins with shared numbers, and earns one
+//! of its own: most of many threads sleep.
 //!
 //! Other libraries run code at the end of a thread (destructors of thread-locals and of keys),
 //! which may allocate. So a thread frees its number in the last of the rounds in which the system
@@ -381,7 +381,7 @@ mod tests {
     /// Mutations that it catches: each thread gets a number at once; a thread that allocates much
     /// never gets one; a shared number that stays locked after that.
     #[test]
-    fn where_half_of_the_numbers_are_taken_a_thread_earns_one() {
+    fn where_many_numbers_are_taken_a_thread_earns_one() {
         let _alone = NUMBERS.lock().unwrap_or_else(PoisonError::into_inner);
         let (all_started, all_done) = (Barrier::new(AT_ONCE + 1), Barrier::new(AT_ONCE + 1));
         let operations = std::thread::scope(|scope| {

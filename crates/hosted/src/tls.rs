@@ -155,7 +155,7 @@ pub(crate) use initial_exec::{load, store, swap};
 
 use crate::numbers;
 
-/// The number of sets of per-CPU slots: one for each of 240 threads, and 16 that all other threads
+/// The number of sets of per-CPU slots: one for each of 112 threads, and 16 that all other threads
 /// share.
 ///
 /// ```
