@@ -137,8 +137,9 @@ pub fn legend(out: &mut dyn Write) -> io::Result<()> {
     writeln!(
         out,
         "Each # is up to a tenth of the free memory, in blocks of that order.\n\
-         Of free: the share that the bar shows. Can be had: requests of that order which all\n\
-         free blocks together can serve. Out of reach: free memory in smaller pieces."
+         Of free: the share that the bar shows. Can be had: requests of that order\n\
+         which all free blocks together can serve. Out of reach: free memory in\n\
+         smaller pieces."
     )
 }
 
