@@ -145,7 +145,7 @@ fn errors_say_the_numbers_concerned() {
     let needed = error.needed;
     assert_eq!(
         error.to_string(),
-        format!("an arena of a page's bytes needs {needed} bytes, 0 were given")
+        format!("an arena needs {needed} bytes, 0 were given")
     );
 }
 
