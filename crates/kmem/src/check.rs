@@ -245,7 +245,7 @@ impl Check {
         row("live at the end", self.live, &size(self.live_bytes))?;
         writeln!(out, "\n{}", style.paint(Ink::Caption, &self.leak_verdict()))?;
         if !self.shown.is_empty() {
-            writeln!(out, "\n{}", style.paint(Ink::Caption, "Freed twice"))?;
+            writeln!(out, "\n{}", style.paint(Ink::Caption, "Freed twice, or unrecorded between"))?;
             for line in &self.shown {
                 writeln!(out, "  {line}")?;
             }
@@ -286,9 +286,9 @@ impl Check {
         }
         writeln!(
             out,
-            "Where a large share is live, the oldest as old as the trace, memory leaks, or is"
+            "A leak shows as a large live share of allocations from all over the recording;"
         )?;
-        writeln!(out, "kept on purpose.")
+        writeln!(out, "what is kept on purpose can look the same.")
     }
 }
 
