@@ -143,10 +143,7 @@ fn errors_say_the_numbers_concerned() {
     }
     let error = Arena::new(&mut []).expect_err("no memory");
     let needed = error.needed;
-    assert_eq!(
-        error.to_string(),
-        format!("an arena needs {needed} bytes, 0 were given")
-    );
+    assert_eq!(error.to_string(), format!("an arena needs {needed} bytes, 0 were given"));
 }
 
 /// Mutation that it catches: a lock whose `Debug` waits for the lock (the test hangs).
