@@ -177,7 +177,7 @@ impl<'m> Bitmap<'m> {
         if !self.table.has(block_range(start, order)) {
             return false;
         }
-        if u32::from(order.get()) >= AREA_ORDER {
+        if u32::from(order.get()) > SECTION_ORDER {
             return area_parts(block_range(start, order)).all(|(area, _)| {
                 let located = self.table.locate(area);
                 located.is_some_and(|(at, section)| section.taken(at.area) == [0; AREA_WORDS])
@@ -185,6 +185,10 @@ impl<'m> Bitmap<'m> {
         }
         let order = u32::from(order.get());
         let Some((at, section)) = self.table.locate(start) else { return false };
+        if order >= AREA_ORDER {
+            let mut areas = at.area..at.area + (1 << (order - AREA_ORDER));
+            return areas.all(|area| section.taken(area) == [0; AREA_WORDS]);
+        }
         let words = section.taken(at.area);
         let bits = mask(at.frame % WORD_BITS, order);
         let count = (1_usize << order).div_ceil(WORD_BITS);

@@ -203,11 +203,19 @@ impl<'m> SectionTable<'m> {
     }
 
     /// Returns whether all frames of `range` exist.
+    #[inline]
     pub(crate) fn has(&self, range: FrameRange) -> bool {
         let holds = |own: FrameRange| own.start <= range.start && range.end <= own.end;
         self.from_start.iter().copied().any(holds)
             || self.cell(range.start).and_then(SectionCell::added).is_some_and(holds)
-            || range.frames() > 1 && self.ranges().any(holds)
+            || is_in_several_sections(range) && self.has_across(range)
+    }
+
+    /// Returns whether ranges that touch have all frames of `range`.
+    #[cold]
+    #[inline(never)]
+    fn has_across(&self, range: FrameRange) -> bool {
+        self.ranges().any(|own| own.start <= range.start && range.end <= own.end)
     }
 
     /// Returns whether the span is one range that exists from the start.
@@ -240,6 +248,11 @@ pub(crate) fn merged(ranges: impl Iterator<Item = FrameRange>) -> impl Iterator<
         }
         Some(range)
     })
+}
+
+/// Returns whether `range`, which is not empty, has frames of more than one section.
+fn is_in_several_sections(range: FrameRange) -> bool {
+    section_number(range.start) != section_number(FrameNumber::new(range.end.get() - 1))
 }
 
 /// Returns the number of the section that `frame` lies in.
