@@ -47,7 +47,7 @@ impl Numbers {
     }
 
     /// Returns how many numbers below [`OWN`] are taken at the moment.
-    pub(crate) fn own(&self) -> usize {
+    pub(crate) fn own_taken(&self) -> usize {
         let of_word = |(index, word): (usize, &AtomicU64)| {
             let beyond = (index * WORD_BITS + WORD_BITS).saturating_sub(OWN).min(WORD_BITS);
             // Relaxed: advice. No shift is by a whole word.
@@ -104,10 +104,10 @@ mod tests {
         let numbers = Numbers::new();
         assert!((0..OWN).all(|number| numbers.take_lowest() == Some(number)));
         assert!(numbers.insert(OWN), "a shared number");
-        assert!(numbers.own() == OWN && numbers.take_lowest().is_none());
+        assert!(numbers.own_taken() == OWN && numbers.take_lowest().is_none());
         numbers.free(70);
         numbers.free(3);
-        assert_eq!(numbers.own(), OWN - 2);
+        assert_eq!(numbers.own_taken(), OWN - 2);
         assert_eq!([(); 3].map(|()| numbers.take_lowest()), [Some(3), Some(70), None]);
     }
 

@@ -21,8 +21,10 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use crate::numbers::{OWN, SHARED};
 use crate::tls;
 
-/// Operations with a shared number until one earns its thread a number of its own. Such an
-/// operation takes about 0.1 microseconds: a few times what a thread costs that begins.
+/// Operations with a shared number until one earns its thread a number of its own: 13 microseconds
+/// with a shared number, 0.1 each. Chosen with 64 threads that work and 1,936 that sleep: with 256,
+/// threads of 2,000 operations spend more of them without a number; with less, sleepers that do two
+/// operations get more of the numbers.
 pub(crate) const TURN: u32 = 128;
 
 #[repr(align(64))]

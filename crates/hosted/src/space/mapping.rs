@@ -53,8 +53,8 @@ impl Mapped {
     pub fn reserve(bytes: usize) -> Result<Self, OsError> {
         let bytes = bytes.checked_next_multiple_of(PAGE_SIZE).filter(|bytes| *bytes > 0);
         let bytes = bytes.ok_or(OsError::INVALID)?;
-        let largest = Order::new((bytes / PAGE_SIZE).ilog2() as u8).unwrap_or(Order::MAX);
-        let largest = largest.min(SECTION_ORDER);
+        let largest = Order::new((bytes / PAGE_SIZE).ilog2() as u8)
+            .map_or(SECTION_ORDER, |largest| largest.min(SECTION_ORDER));
         let mapping_bytes =
             bytes.checked_add(largest.bytes() - PAGE_SIZE).ok_or(OsError::INVALID)?;
         let access = ProtFlags::READ | ProtFlags::WRITE;
