@@ -93,8 +93,7 @@ impl<C: Cpu, T: Trace, const CHECKED: bool> FramePool<'_, C, T, CHECKED> {
     /// owner frees alone; returns the first one, which is aligned to `alignment`.
     ///
     /// Takes a block that is large enough, and frees its tail. Where no such block is free, it
-    /// searches all free blocks for enough neighbours. O(frames), and O(free
-    /// blocks) then.
+    /// searches all free blocks for enough neighbours. O(frames), and O(free blocks) then.
     /// Example: see [`FrameAllocator::free_each`].
     ///
     /// # Errors

@@ -189,17 +189,7 @@ fn the_last_two_frees_are_in_different_words() {
 #[test]
 fn a_claim_of_two_areas_against_a_claim_of_one() {
     model("buddy: claim of two areas against one", 50, || {
-        let world = world(2 * AREA);
-        let theirs = Arc::clone(&world);
-        let claimer = thread::spawn(move || theirs.buddy.allocate_frames(WHOLE).ok());
-        let both = world.buddy.allocate_frames(SECTION).ok();
-        let one = claimer.join().expect("no panic");
-        assert!(both.is_none() || one.is_none(), "two areas are not three");
-        assert!(both.is_some() || one.is_some(), "one of the two gets its block");
-        both.into_iter().for_each(|block| world.free(block, SECTION));
-        one.into_iter().for_each(|block| world.free(block, WHOLE));
-        world.buddy.validate().expect("consistent");
-        assert!(world.buddy.allocate_frames(SECTION).is_ok(), "nothing is lost");
+        a_claim_of_all_against_a_claim_of_one(2 * AREA, SECTION);
     });
 }
 
@@ -209,19 +199,24 @@ fn a_claim_of_two_areas_against_a_claim_of_one() {
 #[test]
 fn a_claim_of_two_sections_against_a_claim_of_an_area() {
     model("buddy: claim of two sections against one area", 20, || {
-        let world = world(4 * AREA);
         let two = SECTION.larger().expect("below the largest");
-        let theirs = Arc::clone(&world);
-        let claimer = thread::spawn(move || theirs.buddy.allocate_frames(WHOLE).ok());
-        let all = world.buddy.allocate_frames(two).ok();
-        let one = claimer.join().expect("no panic");
-        assert!(all.is_none() || one.is_none(), "four areas are not five");
-        assert!(all.is_some() || one.is_some(), "one of the two gets its block");
-        all.into_iter().for_each(|block| world.free(block, two));
-        one.into_iter().for_each(|block| world.free(block, WHOLE));
-        world.buddy.validate().expect("consistent");
-        assert!(world.buddy.allocate_frames(two).is_ok(), "nothing is lost");
+        a_claim_of_all_against_a_claim_of_one(4 * AREA, two);
     });
+}
+
+/// A block of `all` takes all of `frames` frames, if no other thread has claimed an area.
+fn a_claim_of_all_against_a_claim_of_one(frames: usize, all: Order) {
+    let world = world(frames);
+    let theirs = Arc::clone(&world);
+    let claimer = thread::spawn(move || theirs.buddy.allocate_frames(WHOLE).ok());
+    let block = world.buddy.allocate_frames(all).ok();
+    let one = claimer.join().expect("no panic");
+    assert!(block.is_none() || one.is_none(), "no area is left beside the block");
+    assert!(block.is_some() || one.is_some(), "one of the two gets its block");
+    block.into_iter().for_each(|block| world.free(block, all));
+    one.into_iter().for_each(|block| world.free(block, WHOLE));
+    world.buddy.validate().expect("consistent");
+    assert!(world.buddy.allocate_frames(all).is_ok(), "nothing is lost");
 }
 
 /// A whole area is split so that its tail can be freed, while a stray take sets and clears bits
