@@ -135,19 +135,15 @@ impl<S: System> ObjectChecks<'_, S> {
             let marks = [MARK_ALLOCATED, MARK_CACHED];
             self.change_mark(object, found, marks, FaultKind::DoubleFree)?;
         }
-        // SAFETY: clause 1 of `Surroundings::check`: the object was allocated, by its mark or,
-        // without marks, by clause 1 of `Cache::free`.
-        let whole = unsafe { self.surroundings().check::<K>(object) };
-        if let Err(changed) = whole.and_then(|()| self.check_guard::<K>(found)) {
+        // SAFETY: clause 1: the object was allocated, by its mark or, without marks, by clause 1 of
+        // `Cache::free`.
+        if let Err(fault) = unsafe { self.check_surroundings::<K>(object, found) } {
             if let Some(found) = found {
                 // Isolates the object.
                 let marks = [MARK_CACHED, MARK_ALLOCATED];
                 _ = self.change_mark(object, found, marks, FaultKind::Corrupted);
             }
-            let is_behind = changed.address > object.addr().get();
-            let found = found.filter(|_| is_behind);
-            let neighbour = found.and_then(|found| self.neighbour_of::<K>(object, found));
-            return Err(self.overflow::<K>(object, changed, neighbour));
+            return Err(fault);
         }
         if K::HISTORY {
             // SAFETY: no other code uses the object: this call has changed its mark or, without
@@ -196,16 +192,8 @@ impl<S: System> ObjectChecks<'_, S> {
         let in_cache = |fault: Fault| fault.in_cache(settings.name);
         let found = self.find(object, place).map_err(in_cache)?;
         self.check_mark::<K>(object, found).map_err(in_cache)?;
-        // SAFETY: clause 1 of `Surroundings::check`: the object is allocated, by its mark or,
-        // without marks, by clause 1.
-        let whole = unsafe { self.surroundings().check::<K>(object) };
-        if let Err(changed) = whole.and_then(|()| self.check_guard::<K>(Some(found))) {
-            let is_behind = changed.address > object.addr().get();
-            let found = Some(found).filter(|_| is_behind);
-            let neighbour = found.and_then(|found| self.neighbour_of::<K>(object, found));
-            return Err(in_cache(self.overflow::<K>(object, changed, neighbour)));
-        }
-        Ok(())
+        // SAFETY: clause 1: the object is allocated, by its mark or, without marks, by clause 1.
+        unsafe { self.check_surroundings::<K>(object, Some(found)) }.map_err(in_cache)
     }
 
     /// Returns the requested size of `object`. `None` if a stray write has changed the record, or
@@ -242,6 +230,31 @@ impl<S: System> ObjectChecks<'_, S> {
 
     pub(crate) fn surroundings(&self) -> Surroundings<'_> {
         Surroundings { settings: &self.slabs.settings }
+    }
+
+    /// Checks the bytes around `object`. `found` is its slab and index, if the caller knows them:
+    /// without them neither the guard of the slab is checked nor a neighbour named.
+    ///
+    /// # Errors
+    /// The overflow: a byte around the object has changed.
+    ///
+    /// # Safety
+    /// 1. The object is allocated.
+    #[track_caller]
+    unsafe fn check_surroundings<K: Hardening>(
+        &self,
+        object: NonNull<u8>,
+        found: Option<(NonNull<SlabHeader>, usize)>,
+    ) -> Result<(), Fault> {
+        // SAFETY: clause 1 of `Surroundings::check`: clause 1.
+        let whole = unsafe { self.surroundings().check::<K>(object) };
+        let Err(changed) = whole.and_then(|()| self.check_guard::<K>(found)) else {
+            return Ok(());
+        };
+        // What lies in front of the object is the guard or the red zone, which no neighbour shares.
+        let found = found.filter(|_| changed.address > object.addr().get());
+        let neighbour = found.and_then(|found| self.neighbour_of::<K>(object, found));
+        Err(self.overflow::<K>(object, changed, neighbour))
     }
 
     /// Checks the word in front of the object, if it is the first one of a slab with a guard. The
