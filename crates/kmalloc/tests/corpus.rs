@@ -4,25 +4,13 @@
 #[path = "../fuzz/allocations.rs"]
 mod allocations;
 
-use std::fs;
-use std::path::Path;
-
-use testkit::{Random, steps};
+use testkit::{Random, for_each_kept_input, steps};
 
 /// Mutation that it catches: `reallocate` that copies one byte too few, and a size class that is
 /// smaller than its requests.
 #[test]
 fn every_kept_history_is_consistent() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/allocations");
-    let files = fs::read_dir(&folder).expect("the corpus is part of the repository");
-    let mut replayed = 0;
-    for file in files {
-        let path = file.expect("a readable folder").path();
-        println!("{}", path.display());
-        allocations::check(&fs::read(path).expect("a readable file"));
-        replayed += 1;
-    }
-    assert!(replayed >= 20, "only {replayed} files in {}", folder.display());
+    for_each_kept_input(env!("CARGO_MANIFEST_DIR"), "fuzz/corpus/allocations", allocations::check);
 }
 
 #[test]

@@ -152,17 +152,10 @@ fn line(text: &str) -> Option<Line> {
     let (front, rest) = text.rsplit_once(" : tunables ")?;
     let (_, slabdata) = rest.split_once(" : slabdata ")?;
     // `front` ends with five numbers; the name is everything before them.
-    let mut name = front.trim_end();
-    let mut front = [None; 5];
-    for place in front.iter_mut().rev() {
-        let (before, word) = name.rsplit_once(char::is_whitespace)?;
-        *place = number(word)?;
-        name = before.trim_end();
-    }
+    let (name, front) = name_and_numbers::<5>(front)?;
     let mut slabdata = slabdata.split_ascii_whitespace().map(number);
     let (active_slabs, slabs) = (slabdata.next()??, slabdata.next()??);
     let [active_objects, objects, object_bytes, objects_per_slab, pages_per_slab] = front;
-    let name = printable(name.trim());
     (!name.is_empty()).then_some(Line {
         name,
         active_objects,
@@ -179,15 +172,8 @@ fn line(text: &str) -> Option<Line> {
 /// say the objects of a slab: those of all slabs, divided by their number.
 fn old_line(text: &str) -> Option<Line> {
     let numbers = text.rsplit_once(" : ").map_or(text, |(numbers, _)| numbers);
-    let mut name = numbers.trim_end();
-    let mut front = [None; 6];
-    for place in front.iter_mut().rev() {
-        let (before, word) = name.rsplit_once(char::is_whitespace)?;
-        *place = number(word)?;
-        name = before.trim_end();
-    }
-    let [active_objects, objects, object_bytes, active_slabs, slabs, pages_per_slab] = front;
-    let name = printable(name.trim());
+    let (name, numbers) = name_and_numbers::<6>(numbers)?;
+    let [active_objects, objects, object_bytes, active_slabs, slabs, pages_per_slab] = numbers;
     let objects_per_slab = match (objects, slabs) {
         (Some(objects), Some(slabs)) => Some(objects.checked_div(slabs).unwrap_or(0)),
         _ => None,
@@ -202,6 +188,19 @@ fn old_line(text: &str) -> Option<Line> {
         active_slabs,
         slabs,
     })
+}
+
+/// Splits `N` numbers from the end of `text`; what stands before them is a name, which may contain
+/// spaces.
+fn name_and_numbers<const N: usize>(text: &str) -> Option<(String, [Option<u64>; N])> {
+    let mut name = text.trim_end();
+    let mut numbers = [None; N];
+    for place in numbers.iter_mut().rev() {
+        let (before, word) = name.rsplit_once(char::is_whitespace)?;
+        *place = number(word)?;
+        name = before.trim_end();
+    }
+    Some((printable(name.trim()), numbers))
 }
 
 /// Reads a number. The outer `None` is a word that is not a number, the inner `None` an impossible

@@ -5,9 +5,9 @@
 mod trace;
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::fs;
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use testkit::for_each_kept_input;
 
 /// Memory that reading any one file may take: the largest zstd window, twice while it grows, and
 /// room for the tables.
@@ -41,18 +41,10 @@ unsafe impl GlobalAlloc for Counting {
 
 #[test]
 fn every_kept_trace_is_read_or_refused_in_bounded_memory() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/trace");
-    let files = fs::read_dir(&folder).expect("the corpus is part of the repository");
-    let mut replayed = 0;
-    for file in files {
-        let path = file.expect("a readable folder").path();
-        println!("{}", path.display());
-        let bytes = fs::read(path).expect("a readable file");
+    for_each_kept_input(env!("CARGO_MANIFEST_DIR"), "fuzz/corpus/trace", |bytes| {
         PEAK.store(LIVE.load(Ordering::Relaxed), Ordering::Relaxed);
-        trace::check(&bytes);
+        trace::check(bytes);
         let peak = PEAK.load(Ordering::Relaxed);
         assert!(peak <= MAX_BYTES, "{peak} bytes were live at once");
-        replayed += 1;
-    }
-    assert!(replayed >= 20, "only {replayed} files in {}", folder.display());
+    });
 }

@@ -1,7 +1,8 @@
 //! Helpers that the tests of several crates share: loom models that are counted, random numbers
-//! that repeat, patterns that show when memory was given to two owners, and interrupts at every
-//! instruction.
+//! that repeat, patterns that show when memory was given to two owners, interrupts at every
+//! instruction, and what fuzz targets have found.
 
+mod corpus;
 mod model;
 #[cfg(loom)]
 mod numbered;
@@ -10,6 +11,7 @@ mod random;
 #[cfg(all(target_os = "linux", target_arch = "x86_64", not(any(loom, miri))))]
 mod step;
 
+pub use corpus::for_each_kept_input;
 #[cfg(loom)]
 pub use model::{long_model, model, spawn};
 #[cfg(loom)]
