@@ -11,7 +11,9 @@ use page_frame::{
 };
 
 use crate::bitmap::Bitmap;
-use crate::bitmap::check::corrupt::{clear_hints, lock_claims, set_bit, set_entry};
+use crate::bitmap::check::corrupt::{
+    clear_hints, lock_claims, lock_section_claims, set_bit, set_entry,
+};
 use crate::bits::{AREA_FRAMES, AREA_ORDER};
 use crate::frames::Frames;
 use crate::percpu::Caches;
@@ -290,6 +292,7 @@ const AREAS: &[Corruption] = &[
     (ENTRY, |machine| set_entry(machine.bitmap(), machine.area, 2 | 1 << 2)),
     (CLAIM, |machine| set_entry(machine.bitmap(), frame(UNUSED), 1)),
     (CLAIM, |machine| lock_claims(machine.bitmap(), frame(UNUSED))),
+    (CLAIM, |machine| lock_section_claims(machine.bitmap())),
     ("I4: no addition of a section outlives its call", |machine| {
         core::mem::forget(machine.bitmap().table().try_lock());
     }),
@@ -394,4 +397,31 @@ fn each_wrong_entry_hint_and_lock_is_found() {
 #[test]
 fn each_wrong_slot_is_found() {
     finds_each(SLOTS);
+}
+
+/// Mutation that it catches: a request that fails beside one of these and does not look again.
+#[test]
+fn claims_and_reconciliations_under_way_leave_areas_undecided() {
+    let under_way: [fn(&Machine); 3] = [
+        |machine| set_entry(machine.bitmap(), frame(UNUSED), 1),
+        |machine| lock_claims(machine.bitmap(), frame(UNUSED)),
+        |machine| lock_section_claims(machine.bitmap()),
+    ];
+    for begin in under_way {
+        let machine = Machine::new();
+        assert!(!machine.bitmap().is_undecided(|_| false));
+        begin(&machine);
+        assert!(machine.bitmap().is_undecided(|_| false));
+    }
+    let area = frame(UNUSED - UNUSED % AREA_FRAMES);
+    assert!(Machine::new().bitmap().is_undecided(|first| first == area));
+    // What is asked before a pass and after it.
+    let asked = core::cell::Cell::new(0);
+    let machine = Machine::new();
+    let largest = machine.buddy.largest_free().and_then(Order::larger).expect("not all is free");
+    let found = machine.bitmap().take_anywhere(largest, |first| {
+        asked.set(asked.get() + usize::from(first == area));
+        false
+    });
+    assert_eq!((found, asked.get()), (None, 2));
 }

@@ -82,6 +82,11 @@ pub(crate) mod corrupt {
         }
     }
 
+    /// Locks the claims of several sections for ever.
+    pub(crate) fn lock_section_claims(bitmap: &Bitmap<'_>) {
+        core::mem::forget(bitmap.table().claims.try_lock());
+    }
+
     /// Locks the section of `frame` for ever.
     pub(crate) fn lock_claims(bitmap: &Bitmap<'_>, frame: FrameNumber) {
         let (_, section) = bitmap.table().locate(frame).expect("a frame of a section");

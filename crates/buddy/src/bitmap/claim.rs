@@ -1,18 +1,26 @@
-//! Blocks of several areas or sections, and the pass over all areas that uses no hint.
+//! Blocks of several areas or sections, and the passes over all areas that use no hint.
 //!
 //! # Concurrency
 //! A call that takes a block above the area's order looks first whether all of its areas are free.
 //! Then it tries the section's lock, and never waits for it. Under the lock it claims the areas one
-//! by one, ascending. Where another call was faster and an area is not free any more, it opens the
-//! claimed areas again. A block above the section's order is claimed in the same way section by
-//! section, under the lock of the table.
+//! by one, ascending. If another call has taken a frame since the first look, a claim fails, and
+//! the call opens the areas that it has claimed. A block above the section's order is claimed in
+//! the same way section by section, under the lock of the table.
 //!
-//! So an area can be claimed for a moment and be opened again. A pass that met such an area as
-//! taken notices it, and is repeated: the lock is held still, or the count of undos has grown.
-//! Therefore a lock is released only after the areas are open and the undo is counted.
+//! So an area can be claimed for a moment although nobody keeps it. A pass that finds nothing must
+//! not take such an area for one in use. It is **undecided** if an area is being claimed, if a lock
+//! of claims is held, or if the deferred frees of an area are being reconciled. A pass is repeated
+//! if something was undecided before it or after it: a claim that began earlier is seen before. One
+//! that began later is seen after, or has ended by then and was counted as an undo. For that, a
+//! claim of one area is counted before the area is open, and claims of several are counted before
+//! their lock is released.
+//!
+//! This is a bound and no proof: a request may still fail beside calls of other CPUs that undo
+//! takes again and again, or that are interrupted in a claim during all passes.
 //!
 //! # Costs
-//! A request that fails looks at every area at most [`MAX_PASSES`] times.
+//! [`Bitmap::take_anywhere`] looks at every area at most [`MAX_PASSES`] times to take a block, and
+//! twice as often to see whether it is being claimed.
 
 use page_frame::sync::{Ordering, fence};
 use page_frame::{FrameNumber, Order};
@@ -26,56 +34,63 @@ const MAX_PASSES: usize = 3;
 
 impl<'m> Bitmap<'m> {
     /// Takes a block of `order` wherever one is free, without hints. It repeats a failed pass, up
-    /// to [`MAX_PASSES`] in all, if a take or claim was undone during it, or an area was being
-    /// claimed or busy. It calls `is_busy` with the first frame of each area.
+    /// to [`MAX_PASSES`] in all, if a take or claim was undone during it, or an area was undecided.
+    /// `is_reconciling` is called with the first frame of an area, and returns whether its deferred
+    /// frees are being reconciled.
     pub(crate) fn take_anywhere(
         &self,
         order: Order,
-        is_busy: impl Fn(FrameNumber) -> bool,
+        is_reconciling: impl Fn(FrameNumber) -> bool,
     ) -> Option<FrameNumber> {
         for _ in 0..MAX_PASSES {
             let before = self.undos();
-            let (found, saw_claim) = self.pass(order, &is_busy);
+            let was_undecided = self.is_undecided(&is_reconciling);
+            let found = self.take_in_one_pass(order);
+            if found.is_some() {
+                return found;
+            }
+            let is_undecided = was_undecided || self.is_undecided(&is_reconciling);
             // SeqCst: the loads of the pass before the loads of the counts.
             fence(Ordering::SeqCst);
-            if found.is_some() || (!saw_claim && before == self.undos()) {
-                return found;
+            if !is_undecided && before == self.undos() {
+                return None;
             }
         }
         None
     }
 
-    /// Looks at every area once; returns the block that it took, and whether an area was being
-    /// claimed or busy. It calls `is_busy` with the first frame of each area.
-    pub(crate) fn pass(
-        &self,
-        order: Order,
-        is_busy: impl Fn(FrameNumber) -> bool,
-    ) -> (Option<FrameNumber>, bool) {
+    /// Looks at every area once for a block of `order`, and takes the first one that it can.
+    pub(crate) fn take_in_one_pass(&self, order: Order) -> Option<FrameNumber> {
         let order = u32::from(order.get());
         if order > AREA_ORDER {
-            let found = self.claim_lowest(order);
-            let mut sections = self.table.sections();
-            let is_claiming = sections.any(|(_, section)| section.claims.is_locked());
-            return (found, is_claiming || self.table.is_being_claimed());
+            return self.claim_lowest(order);
         }
-        let mut saw_claim = false;
-        let found = self.table.sections().find_map(|(base, section)| {
-            let found = (0..SECTION_AREAS).find_map(|area| {
-                saw_claim |= section.is_being_claimed(area) || is_busy(frame(base, area, 0));
+        self.table.sections().find_map(|(base, section)| {
+            (0..SECTION_AREAS).find_map(|area| {
                 let taken = match order < AREA_ORDER {
                     true => section.take(area, order),
                     false => section.claim(area).then_some(0),
                 };
                 taken.map(|at| frame(base, area, at))
-            });
-            saw_claim |= found.is_none() && section.claims.is_locked();
-            found
-        });
-        (found, saw_claim || self.table.is_being_claimed())
+            })
+        })
     }
 
-    /// Claims the lowest block of `order`, above the area's, whose areas are all free.
+    /// Returns whether some area is undecided at this moment: its frames may be free without being
+    /// takeable. O(areas).
+    pub(crate) fn is_undecided(&self, is_reconciling: impl Fn(FrameNumber) -> bool) -> bool {
+        let is_area_undecided = |base, section: &Section<'_>, area| {
+            section.is_being_claimed(area) || is_reconciling(frame(base, area, 0))
+        };
+        let is_section_undecided = |(base, section): (usize, &Section<'_>)| {
+            section.claims.is_locked()
+                || (0..SECTION_AREAS).any(|area| is_area_undecided(base, section, area))
+        };
+        self.table.is_being_claimed() || self.table.sections().any(is_section_undecided)
+    }
+
+    /// Claims the lowest block of `order`, above the area's, whose areas are all free. It skips
+    /// what another call is claiming.
     pub(super) fn claim_lowest(&self, order: u32) -> Option<FrameNumber> {
         if order <= SECTION_ORDER {
             return self.table.sections().find_map(|(base, section)| {
@@ -100,7 +115,8 @@ impl<'m> Bitmap<'m> {
         if !(0..count).all(seems_free) {
             return false;
         }
-        let Some(_claims) = self.table.claims.try_lock() else { return false };
+        // Held until the claims are undone and counted.
+        let Some(_held) = self.table.claims.try_lock() else { return false };
         let claim = |index: &usize| {
             section(*index).is_some_and(|section| section.claim_several(0, SECTION_AREAS))
         };
@@ -113,8 +129,7 @@ impl<'m> Bitmap<'m> {
     }
 
     fn undos(&self) -> usize {
-        // Relaxed: the caller's fence orders it.
-        let undos = self.table.sections().map(|(_, section)| section.undos.load(Ordering::Relaxed));
+        let undos = self.table.sections().map(|(_, section)| section.undos());
         undos.fold(0, usize::wrapping_add)
     }
 }
@@ -133,19 +148,19 @@ impl Section<'_> {
         if !self.seem_free(first, areas) {
             return false;
         }
-        let Some(_claims) = self.claims.try_lock() else { return false };
+        // Held until the claims are undone and counted.
+        let Some(_held) = self.claims.try_lock() else { return false };
         let claimed = (first..first + areas).take_while(|area| self.claim(*area)).count();
-        if claimed < areas && claimed > 0 {
+        if (1..areas).contains(&claimed) {
             self.undo_claims(first, claimed);
         }
         claimed == areas
     }
 
-    /// Opens `areas` areas from `first` on, which the caller has claimed, and counts the undo.
+    /// Opens `areas` areas from `first` on, all of which are the caller's, and counts the undo.
     fn undo_claims(&self, first: usize, areas: usize) {
         (first..first + areas).for_each(|area| self.open_empty(area));
-        // Relaxed: the release of the caller's lock and the fence of `take_anywhere` order it.
-        self.undos.fetch_add(1, Ordering::Relaxed);
+        self.count_undo();
     }
 
     /// Returns whether `areas` areas from `first` on are open and clear at the moment. The claims

@@ -42,7 +42,7 @@ pub(crate) struct Bitmap<'m> {
     bounds: &'m Bounds,
     /// Whether areas have placements: there are enough areas for each.
     has_placements: bool,
-    /// Whether a search tries the other placements before empty areas.
+    /// Whether a search prefers areas that were used, see [`Mode::Dense`](crate::Mode::Dense).
     fills_used_areas_first: bool,
 }
 
@@ -53,7 +53,7 @@ impl<'m> Bitmap<'m> {
         Self { table, bounds, has_placements, fills_used_areas_first: false }
     }
 
-    /// Sets whether a search tries the other placements before empty areas.
+    /// Sets whether a search prefers areas that were used.
     pub(crate) fn set_fills_used_areas_first(&mut self, first: bool) {
         self.fills_used_areas_first = first;
     }

@@ -12,9 +12,10 @@
 //! mobility. Only then it opens an area that was never used.
 //!
 //! # Costs
-//! Each of these steps looks at no more than [`MAX_MISSES`] areas without a fitting run, and reads
-//! at most three cache lines of hints in each section. The pass without hints (`claim.rs`) finds
-//! the blocks that a search misses.
+//! Each of these steps ends after [`MAX_MISSES`] areas without a fitting run; for blocks of several
+//! areas and for batches of areas, after as many groups or words. It reads at most three cache
+//! lines of hints in each section. The passes without hints (`claim.rs`) find the blocks that a
+//! search misses.
 
 use core::ops::Range;
 

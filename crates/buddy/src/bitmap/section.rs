@@ -58,7 +58,7 @@ pub(crate) struct Section<'m> {
     pub(super) claims: Lock<()>,
     /// Counts takes and claims that were undone. A search that saw no free frame compares the count
     /// before and after, to find out whether some frames were taken only for a moment.
-    pub(super) undos: AtomicUsize,
+    undos: AtomicUsize,
 }
 
 /// Building, before other CPUs can find the section.
@@ -127,9 +127,21 @@ impl Section<'_> {
 
     /// Counts an undo and publishes the area. The caller has cleared its stray bits.
     pub(super) fn finish_undo(&self, area: usize) {
-        // Relaxed: the fence in `publish` orders it after the bits.
-        self.undos.fetch_add(1, Ordering::Relaxed);
+        self.count_undo();
         self.publish(area);
+    }
+
+    /// Counts a take or claim that was undone.
+    pub(super) fn count_undo(&self) {
+        // Release: pairs with the Acquire in `undos`: who sees the count sees the frames that were
+        // freed before it.
+        self.undos.fetch_add(1, Ordering::Release);
+    }
+
+    /// Returns how many takes and claims were undone so far.
+    pub(super) fn undos(&self) -> usize {
+        // Acquire: as in `count_undo`.
+        self.undos.load(Ordering::Acquire)
     }
 
     /// The second look: returns whether the caller keeps the frames that it has just taken from
@@ -219,7 +231,7 @@ impl Section<'_> {
             self.entries.release(area, Entry::WHOLE);
             return true;
         }
-        self.undos.fetch_add(1, Ordering::Relaxed);
+        self.count_undo();
         self.open(area);
         false
     }

@@ -22,7 +22,7 @@ fn with_section(test: impl FnOnce(&Section<'_>)) {
 }
 
 fn undos(section: &Section<'_>) -> usize {
-    section.undos.load(Ordering::Relaxed)
+    section.undos()
 }
 
 fn has_hint(section: &Section<'_>, map: usize) -> bool {

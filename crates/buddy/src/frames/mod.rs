@@ -139,15 +139,14 @@ impl<T: Trace> Frames<'_, T> {
 
     /// Takes a block of `order` in one pass over all areas.
     pub(crate) fn take_in_one_pass(&self, order: Order) -> Option<FrameNumber> {
-        let is_busy = |frame| self.deferred.is_reconciling(frame);
-        self.trace_taken(self.bitmap.pass(order, is_busy).0, order)
+        self.trace_taken(self.bitmap.take_in_one_pass(order), order)
     }
 
     /// Takes a block of `order` in a bounded number of passes over all areas, see
     /// [`Bitmap::take_anywhere`].
     pub(crate) fn take_anywhere(&self, order: Order) -> Option<FrameNumber> {
-        let is_busy = |frame| self.deferred.is_reconciling(frame);
-        self.trace_taken(self.bitmap.take_anywhere(order, is_busy), order)
+        let is_reconciling = |frame| self.deferred.is_reconciling(frame);
+        self.trace_taken(self.bitmap.take_anywhere(order, is_reconciling), order)
     }
 
     /// Takes exactly the block of `order` at `frame`; returns whether it existed and all of it was
