@@ -76,7 +76,7 @@ pub struct Pages {
     /// Private by I1.
     buddy: Frames,
     /// The frames that may be backed by memory.
-    committed: FrameSet,
+    pub(crate) committed: FrameSet,
     pub(crate) decay: Decay,
     pub(crate) trim_rounds: TrimRounds,
     /// Makes the caches over these pages release memory.
