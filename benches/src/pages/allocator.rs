@@ -18,6 +18,16 @@ pub trait Pages {
     fn free_areas(&self) -> Option<usize> {
         None
     }
+    /// Allocates as [`allocate`](Self::allocate) does, and may move blocks out of the way:
+    /// `relocate` gets the old and the new first frame of each, and returns whether it has moved
+    /// it. `None` if the allocator moves no blocks, or found none.
+    fn allocate_compacting(
+        &mut self,
+        _order: Order,
+        _relocate: &mut dyn FnMut(usize, usize) -> bool,
+    ) -> Option<usize> {
+        None
+    }
     /// Returns the bytes of metadata without a page map; `None` if they grow with use.
     fn metadata_bytes(&self) -> Option<usize> {
         None
@@ -34,6 +44,14 @@ pub trait SharedPages: Sync {
     fn drain(&self) {}
     /// See [`Pages::free_areas`].
     fn free_areas(&self) -> Option<usize> {
+        None
+    }
+    /// See [`Pages::allocate_compacting`].
+    fn allocate_compacting(
+        &self,
+        _order: Order,
+        _relocate: &mut dyn FnMut(usize, usize) -> bool,
+    ) -> Option<usize> {
         None
     }
     /// See [`Pages::metadata_bytes`].
@@ -61,6 +79,14 @@ impl<S: SharedPages> Pages for &S {
 
     fn free_areas(&self) -> Option<usize> {
         (**self).free_areas()
+    }
+
+    fn allocate_compacting(
+        &mut self,
+        order: Order,
+        relocate: &mut dyn FnMut(usize, usize) -> bool,
+    ) -> Option<usize> {
+        (**self).allocate_compacting(order, relocate)
     }
 
     fn metadata_bytes(&self) -> Option<usize> {

@@ -52,6 +52,7 @@ pub(super) fn run<P: Pages>(pages: &mut P, workload: Workload, frames: usize) ->
     let ideal = (frames - world.held) / AREA_FRAMES;
     let areas = match workload {
         Workload::ChurnObtainable => world.obtainable()?,
+        Workload::ChurnCompacted => world.compacted()?,
         // An allocator that does not count its free areas is taken to cache no frames.
         _ => world.pages.free_areas().unwrap_or_else(|| world.untouched()),
     };
@@ -124,5 +125,27 @@ impl<P: Pages> World<'_, P> {
             }
         }
         Some(areas)
+    }
+
+    /// Allocates all areas that can be made by moving blocks. `None` if the allocator moves none.
+    fn compacted(&mut self) -> Option<usize> {
+        let mut number_of = vec![usize::MAX; self.frames];
+        for (number, (frame, _)) in self.blocks.iter().enumerate() {
+            number_of[*frame] = number;
+        }
+        let (mut areas, mut moved) = (0, 0);
+        let mut relocate = |from: usize, to: usize| {
+            let number = std::mem::replace(&mut number_of[from], usize::MAX);
+            let is_ours = number != usize::MAX;
+            if is_ours {
+                number_of[to] = number;
+                moved += 1;
+            }
+            is_ours
+        };
+        while self.pages.allocate_compacting(AREA, &mut relocate).is_some() {
+            areas += 1;
+        }
+        (moved > 0).then_some(areas)
     }
 }

@@ -1,6 +1,6 @@
 //! The `buddy` crate as a contestant.
 
-use buddy::{FrameAllocator, Mode, ZeroedMemory};
+use buddy::{FrameAllocator, Mode, Relocated, Relocation, ZeroedMemory};
 use hosted::{Mapped, Threads};
 use page_frame::{Cpu, CpuId, FrameNumber, FrameRange, Order, PageMapArray};
 use rustix::mm::{Advice, madvise};
@@ -77,6 +77,18 @@ impl SharedPages for Ours {
     fn free_areas(&self) -> Option<usize> {
         let areas = |(_, order): (FrameNumber, Order)| order.pages() / AREA_FRAMES;
         Some(self.buddy.free_blocks().map(areas).sum())
+    }
+
+    fn allocate_compacting(
+        &self,
+        order: Order,
+        relocate: &mut dyn FnMut(usize, usize) -> bool,
+    ) -> Option<usize> {
+        let relocate = |it: Relocation| match relocate(it.from.get(), it.to.get()) {
+            true => Relocated::Moved,
+            false => Relocated::Refused,
+        };
+        self.buddy.allocate_compacting(order, relocate).ok().map(FrameNumber::get)
     }
 
     fn metadata_bytes(&self) -> Option<usize> {

@@ -22,7 +22,10 @@ pub(super) fn run<P: Pages>(pages: &mut P, workload: Workload, frames: usize) ->
         }
         Workload::MixedLifo => mixed(pages, 64, |_, held| held - 1),
         Workload::MixedRandom => mixed(pages, 4096, Random::below),
-        Workload::ChurnFree | Workload::ChurnDrained | Workload::ChurnObtainable => {
+        Workload::ChurnFree
+        | Workload::ChurnDrained
+        | Workload::ChurnObtainable
+        | Workload::ChurnCompacted => {
             return churn::run(pages, workload, frames);
         }
         Workload::Metadata => only(pages.metadata_bytes()? as f64 / frames as f64),

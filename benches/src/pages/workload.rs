@@ -40,6 +40,8 @@ pub enum Workload {
     ChurnDrained,
     /// Areas that can really be allocated after churn and draining, of the ideal.
     ChurnObtainable,
+    /// The same where every block may be moved out of the way. For allocators that move blocks.
+    ChurnCompacted,
     /// Bytes of metadata per frame.
     Metadata,
     /// Time to build the allocator, per GiB.
@@ -48,7 +50,7 @@ pub enum Workload {
 
 impl Workload {
     /// All workloads, in the order of the table.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Pair(0),
         Self::Pair(3),
         Self::Pair(9),
@@ -66,6 +68,7 @@ impl Workload {
         Self::ChurnFree,
         Self::ChurnDrained,
         Self::ChurnObtainable,
+        Self::ChurnCompacted,
         Self::Metadata,
         Self::Init,
     ];
@@ -86,6 +89,7 @@ impl Workload {
             Self::ChurnFree => "churn-free-2m".into(),
             Self::ChurnDrained => "churn-free-2m-drained".into(),
             Self::ChurnObtainable => "churn-obtainable-2m".into(),
+            Self::ChurnCompacted => "churn-compacted-2m".into(),
             Self::Metadata => "metadata-bytes-per-frame".into(),
             Self::Init => "init-us-per-gib".into(),
         }
@@ -94,7 +98,9 @@ impl Workload {
     /// Returns the unit of its figure.
     pub const fn unit(self) -> &'static str {
         match self {
-            Self::ChurnFree | Self::ChurnDrained | Self::ChurnObtainable => "%",
+            Self::ChurnFree | Self::ChurnDrained | Self::ChurnObtainable | Self::ChurnCompacted => {
+                "%"
+            }
             Self::Metadata => "B",
             Self::Init => "us",
             _ => "ns",

@@ -138,6 +138,7 @@ mod zones;
 #[cfg(any(feature = "ax-allocator", feature = "axallocator"))]
 pub use crate::allocator::ax_allocator::BuddyPageAllocator;
 pub use crate::allocator::buddy::Buddy;
+pub use crate::allocator::compact::{Relocated, Relocation};
 pub use crate::allocator::frame_allocator::FrameAllocator;
 pub use crate::allocator::frame_pool::{FramePool, Mode};
 pub use crate::allocator::growing::GrowingBuddy;

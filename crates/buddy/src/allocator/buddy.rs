@@ -3,8 +3,9 @@
 use core::alloc::Layout;
 use core::ops::Deref;
 
-use page_frame::{Cpu, Fault, FaultHook, FrameNumber, FrameRange, Order, PhysMap};
+use page_frame::{Cpu, Fault, FaultHook, FrameNumber, FrameRange, Order, OutOfMemory, PhysMap};
 
+use crate::allocator::compact::{Relocated, Relocation};
 use crate::allocator::frame_allocator::FrameAllocator;
 use crate::allocator::frame_pool::{FramePool, Mode};
 use crate::build::{BuildError, Plan, build};
@@ -318,6 +319,24 @@ impl<'m, M, C: Cpu, T: Trace, const CHECKED: bool> Buddy<'m, M, C, T, CHECKED> {
     #[track_caller]
     pub unsafe fn free_many(&self, order: Order, blocks: &[FrameNumber]) -> Result<(), Fault> {
         self.frames.free_many(order, blocks)
+    }
+
+    /// Allocates a block of `order`, and moves others out of the way if none is free, see
+    /// [`FrameAllocator::allocate_compacting`]. The block is freed by number.
+    /// Example: see [`FrameAllocator::allocate_compacting`].
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when too little memory is free, or owners refuse.
+    ///
+    /// # Safety
+    /// 1. `relocate` answers [`Relocated::Moved`] only for a block that it owns, as for
+    ///    [`free_frames`](Self::free_frames), whose memory no code uses any more.
+    pub unsafe fn allocate_compacting(
+        &self,
+        order: Order,
+        relocate: impl FnMut(Relocation) -> Relocated,
+    ) -> Result<FrameNumber, OutOfMemory> {
+        self.frames.allocate_compacting(order, relocate)
     }
 
     /// Returns size and alignment of the metadata of an added section, see

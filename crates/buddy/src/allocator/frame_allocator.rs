@@ -4,8 +4,11 @@ use core::alloc::Layout;
 use core::ops::Deref;
 use core::ptr::NonNull;
 
-use page_frame::{Cpu, CpuId, Fault, FaultHook, FrameNumber, FrameRange, Order, PAGE_SIZE};
+use page_frame::{
+    Cpu, CpuId, Fault, FaultHook, FrameNumber, FrameRange, Order, OutOfMemory, PAGE_SIZE,
+};
 
+use crate::allocator::compact::{self, Relocated, Relocation};
 use crate::allocator::frame_pool::{FramePool, Mode};
 use crate::build::section::section_layout;
 use crate::build::{BuildError, Plan, build};
@@ -234,6 +237,57 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FrameAllocator<'m, C, T, CHECKED
     #[track_caller]
     pub fn free_many(&self, order: Order, blocks: &[FrameNumber]) -> Result<(), Fault> {
         self.pool.free_many(order, blocks)
+    }
+
+    /// Allocates a block of `order` as `allocate_frames` does; if none is free, tries to make one
+    /// of at most 2 MiB (order 9) by moving allocated blocks. `relocate` is called for each block
+    /// that is in the way. The owner copies its content to [`to`](Relocation::to), changes all
+    /// references, and answers [`Moved`](Relocated::Moved): then it has the block at `to`, and the
+    /// block at `from` is the allocator's. Or it answers [`Refused`](Relocated::Refused), and the
+    /// next of up to 16 ranges is tried; blocks that have moved stay where they are. A panic counts
+    /// as refusal.
+    ///
+    /// Ranges with few frames in use are tried first. Blocks of other sizes than powers of two,
+    /// slabs, and blocks of orders above `order` are not moved. `relocate` may call the allocator;
+    /// it must not free `from`. O(frames) for each range, and a call for each block in it; no lock.
+    ///
+    /// Source: Linux's memory compaction (Gorman 2010).
+    ///
+    /// ```
+    /// # use buddy::{FrameAllocator, Mode, Relocated, Relocation, ZeroedMemory};
+    /// # use page_frame::{FrameNumber, FrameRange, Order, SingleCpu};
+    /// # let mut memory = vec![std::mem::MaybeUninit::uninit(); 1 << 17];
+    /// # let memory = ZeroedMemory::zero(&mut memory);
+    /// # let range = [FrameRange::new(FrameNumber::new(0), FrameNumber::new(64))];
+    /// let frames = FrameAllocator::new_in(memory, &range, SingleCpu::new(), Mode::Cached)?;
+    /// let page = |_| frames.allocate_frames(Order::ZERO).unwrap();
+    /// let mut pages: Vec<_> = (0..64).map(page).collect();
+    /// // Half of memory becomes free, in single frames.
+    /// for page in pages.iter().filter(|page| page.get() % 2 == 1) {
+    ///     frames.free_frames(*page, Order::ZERO)?;
+    /// }
+    /// pages.retain(|page| page.get() % 2 == 0);
+    /// let eight = Order::new(3).unwrap();
+    /// assert!(frames.allocate_frames(eight).is_err());
+    /// let block = frames.allocate_compacting(eight, |Relocation { from, to, .. }| {
+    ///     let Some(page) = pages.iter_mut().find(|page| **page == from) else {
+    ///         return Relocated::Refused;
+    ///     };
+    ///     *page = to; // a real owner copies the content first
+    ///     Relocated::Moved
+    /// })?;
+    /// frames.free_frames(block, eight)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when too little memory is free, or owners refuse.
+    pub fn allocate_compacting(
+        &self,
+        order: Order,
+        relocate: impl FnMut(Relocation) -> Relocated,
+    ) -> Result<FrameNumber, OutOfMemory> {
+        compact::allocate(&self.pool, order, relocate)
     }
 
     /// Calls `look` with each block that a CPU slot caches, for tools that draw them. As it takes

@@ -4,6 +4,7 @@
 pub(crate) mod ax_allocator;
 pub(crate) mod buddy;
 mod cached_frames;
+pub(crate) mod compact;
 pub(crate) mod frame_allocator;
 pub(crate) mod frame_pool;
 pub(crate) mod growing;
