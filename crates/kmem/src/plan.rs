@@ -20,6 +20,10 @@ const LINE_BYTES: usize = 64;
 const FRACTIONS: [usize; 4] = [20, 8, 4, 2];
 /// Minimum number of orders in the table.
 const ORDERS: u8 = 4;
+/// Sets of a first-level cache of 32 KiB with 8 ways: address bits 6 to 11 select one.
+const SETS: usize = 64;
+/// Lines that one set holds.
+const WAYS: usize = 8;
 /// Width of the drawing in columns.
 const COLUMNS: usize = 64;
 /// Number of slabs drawn, each with the next colour.
@@ -45,6 +49,7 @@ pub fn plan(
     writeln!(out, "{}\n", style.paint(Ink::Caption, &heading))?;
     table(out, object_bytes, alignment, &chosen, style)?;
     words(out, object_bytes, alignment, &chosen)?;
+    sets(out, &chosen)?;
     draw(out, &chosen, style)?;
     Ok(Ok(()))
 }
@@ -180,6 +185,70 @@ fn why(
     )
 }
 
+/// Writes for which walks the colours pay.
+fn sets(out: &mut dyn Write, cut: &Geometry) -> io::Result<()> {
+    let [without, with] = [Walk::new(cut, false), Walk::new(cut, true)];
+    let into = |walk: &Walk| format!("{} of {SETS} sets", walk.sets);
+    writeln!(
+        out,
+        "\nA walk over the first lines of the objects, in a first-level cache of 32 KiB:"
+    )?;
+    if cut.colours() == 1 {
+        return writeln!(
+            out,
+            "they fall into {} and fit up to {}.\nWithout leftover there are no colours.",
+            into(&with),
+            counted(with.objects, "object")
+        );
+    }
+    writeln!(
+        out,
+        "without colours they fall into {} and fit up to {},\nwith colours into {} and up to {}.",
+        into(&without),
+        counted(without.objects, "object"),
+        into(&with),
+        counted(with.objects, "object")
+    )?;
+    match with.objects > without.objects {
+        true => writeln!(out, "Colours pay for walks in between."),
+        false => writeln!(out, "Colours gain nothing in this cache."),
+    }
+}
+
+/// A walk over the first lines of all objects, slab after slab, as the sets of a CPU cache see it.
+struct Walk {
+    /// How many sets the lines of many slabs fall into.
+    sets: usize,
+    /// How many objects the walk has before some set gets more lines than it holds.
+    objects: usize,
+}
+
+impl Walk {
+    /// Counts the walk over slabs with their colours in turn, or all with the first one.
+    fn new(cut: &Geometry, has_colours: bool) -> Self {
+        let mut lines = [0; SETS];
+        let (mut colour, mut objects, mut is_full) = (0, 0, false);
+        // Each colour occurs at least once.
+        let mut slabs = 0;
+        while !is_full || slabs < cut.colours() {
+            let offset = if has_colours { cut.colour_offset(colour) } else { 0 };
+            for object in 0..cut.capacity() {
+                let set = (offset + object * cut.stride()) / LINE_BYTES % SETS;
+                // The same line holds the starts of several small objects.
+                let is_new = object == 0
+                    || (offset + object * cut.stride()) / LINE_BYTES
+                        != (offset + (object - 1) * cut.stride()) / LINE_BYTES;
+                lines[set] += usize::from(is_new);
+                is_full |= lines[set] > WAYS;
+                objects += usize::from(!is_full);
+            }
+            colour = cut.next_colour(colour);
+            slabs += 1;
+        }
+        Self { sets: lines.iter().filter(|lines| **lines > 0).count(), objects }
+    }
+}
+
 /// Returns how many objects of a size are enough for a slab, by the rule of [`slab::Geometry`].
 fn enough_objects(object_bytes: usize) -> usize {
     match object_bytes {
@@ -288,6 +357,34 @@ mod tests {
         assert!(text.contains("|[########][########]"), "{text}");
         assert_eq!(text.matches("| at ").count(), 4);
         assert_eq!(text.matches('[').count(), 4 * 6 + 1, "{text}");
+    }
+
+    /// Mutations that it catches: the colours without effect; a set that holds another number of
+    /// lines; lines counted once for each object.
+    #[test]
+    fn colours_pay_for_walks_that_fill_some_sets_and_leave_others_empty() {
+        let walks = |bytes| {
+            let cut = Geometry::new(bytes, 8, LINE_BYTES).expect("a good size");
+            [false, true].map(|has_colours| {
+                let walk = Walk::new(&cut, has_colours);
+                (walk.sets, walk.objects)
+            })
+        };
+        // Six objects in a page, eight lines in a set, four colours.
+        assert_eq!(walks(640), [(6, 6 * 8), (24, 4 * 6 * 8)]);
+        // Four objects start in each of 59 lines; five lines are bookkeeping.
+        assert_eq!(walks(16)[0], (59, 8 * 59 * 4));
+        // An object fills the page: there is one colour.
+        assert_eq!(walks(4096), [(1, 8), (1, 8)]);
+        for bytes in (8..9000).step_by(8) {
+            let [without, with] = walks(bytes);
+            assert!(without.0 <= with.0 && without.1 <= with.1, "{bytes}: {without:?} {with:?}");
+        }
+        let text = planned(640, 8);
+        let expected = "without colours they fall into 6 of 64 sets and fit up to 48 objects,\n\
+                        with colours into 24 of 64 sets and up to 192 objects.\n\
+                        Colours pay for walks in between.\n";
+        assert!(text.contains(expected), "{text}");
     }
 
     #[test]
