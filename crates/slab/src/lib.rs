@@ -73,7 +73,7 @@ pub use hardening::presets::{Debugging, Hardened, Hardening, Off};
 pub use page_frame::CacheName;
 pub use registry::frozen::FrozenSlots;
 pub use registry::handle::Registry;
-pub use slabs::geometry::{Geometry, GeometryError, LARGEST_ORDER, LARGEST_SIZE};
+pub use slabs::layout::geometry::{Geometry, GeometryError, LARGEST_ORDER, LARGEST_SIZE};
 pub use slabs::settings::ObjectHook;
 pub use system::System;
 pub use trace::{Event, Trace};

@@ -17,7 +17,7 @@ use crate::registry::aging::age_if_due;
 use crate::registry::inner::RegistryInner;
 use crate::registry::pressure::allocate_after_shrinking;
 use crate::slabs::checks::ObjectChecks;
-use crate::slabs::geometry::Geometry;
+use crate::slabs::layout::geometry::Geometry;
 use crate::slabs::settings::CacheSettings;
 use crate::system::System;
 use page_frame::CacheName;

@@ -9,7 +9,7 @@
 use crate::own_memory::OwnMemory;
 use crate::percpu::magazine::{CAPACITIES, Magazine};
 use crate::slabs::Slabs;
-use crate::slabs::geometry::{Geometry, HEADER};
+use crate::slabs::layout::geometry::{Geometry, HEADER};
 use crate::slabs::settings::CacheSettings;
 
 /// The sizes of memory for headers outside their slabs: alone, and with a line of links.

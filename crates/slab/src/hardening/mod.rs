@@ -19,7 +19,7 @@
 //! | red zone | object | canary | red zone | requested size | history |
 //! ```
 //!
-//! `slabs/checks.rs` checks each object that is allocated or freed. A fault goes to the fault hook;
+//! `slabs/checks` checks each object that is allocated or freed. A fault goes to the fault hook;
 //! where the hook returns, the object stays isolated: it counts as in use, and nobody gets it
 //! again.
 //!

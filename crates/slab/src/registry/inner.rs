@@ -22,7 +22,7 @@ use crate::percpu::slot::CacheSlots;
 use crate::percpu::slot_arena::{SlotArena, slots_behind, slots_in};
 use crate::slabs::clock::{AgingClock, AgingPace};
 use crate::slabs::environment::Environment;
-use crate::slabs::geometry::Geometry;
+use crate::slabs::layout::geometry::Geometry;
 use crate::slabs::settings::CacheSettings;
 use crate::system::System;
 

@@ -6,9 +6,9 @@
 use core::ptr::NonNull;
 
 use crate::slabs::free_word::Pushed;
-use crate::slabs::geometry::Geometry;
-use crate::slabs::header::{LinksPlace, SlabHeader};
-use crate::slabs::links::Links;
+use crate::slabs::layout::geometry::Geometry;
+use crate::slabs::layout::header::{LinksPlace, SlabHeader};
+use crate::slabs::layout::links::Links;
 
 /// Objects of one slab that the caller owns and frees.
 #[derive(Debug)]

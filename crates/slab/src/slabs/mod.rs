@@ -3,28 +3,22 @@
 //!
 //! # Concepts
 //! [`Slabs`] owns the slab set and its lock, and the stack of slabs that wait to be sorted into the
-//! set again. It allocates and frees objects; `lifecycle.rs` makes slabs from blocks of the page
+//! set again. It allocates and frees objects; `lifecycle` makes slabs from blocks of the page
 //! source and releases them. It uses no magazines, and CPU slots only for the lock token.
 
-pub(crate) mod build;
 pub(crate) mod chain;
 pub(crate) mod checks;
 pub(crate) mod clock;
-pub(crate) mod ending;
 pub(crate) mod environment;
 #[cfg(all(test, not(loom)))]
 mod forged_links_tests;
 pub(crate) mod free_word;
-pub(crate) mod geometry;
-pub(crate) mod header;
+pub(crate) mod layout;
 pub(crate) mod lifecycle;
-pub(crate) mod links;
 pub(crate) mod list;
 pub(crate) mod set;
 pub(crate) mod settings;
-pub(crate) mod shuffle;
 pub(crate) mod slab_source;
-pub(crate) mod surroundings;
 
 use core::ptr::NonNull;
 
@@ -36,7 +30,7 @@ use crate::percpu::slot::CpuSlot;
 use crate::slabs::chain::FreedChain;
 use crate::slabs::environment::Environment;
 use crate::slabs::free_word::Pushed;
-use crate::slabs::header::SlabHeader;
+use crate::slabs::layout::header::SlabHeader;
 use crate::slabs::set::SlabSet;
 use crate::slabs::settings::CacheSettings;
 use crate::system::System;

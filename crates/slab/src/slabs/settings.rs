@@ -6,7 +6,7 @@ use core::ptr::NonNull;
 use page_frame::Tag;
 
 use crate::hardening::padding::Padding;
-use crate::slabs::geometry::Geometry;
+use crate::slabs::layout::geometry::Geometry;
 use crate::trace::{Event, Trace};
 use page_frame::CacheName;
 

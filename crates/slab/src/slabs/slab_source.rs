@@ -6,7 +6,7 @@ use page_frame::sync::{AtomicPtr, Ordering};
 
 use crate::slabs::Slabs;
 use crate::slabs::environment::Environment;
-use crate::slabs::geometry::Geometry;
+use crate::slabs::layout::geometry::Geometry;
 use crate::system::System;
 
 /// Where slabs come from: pages, and memory for headers that lie outside their slabs.

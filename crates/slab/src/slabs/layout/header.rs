@@ -3,7 +3,7 @@
 //! # Concepts
 //! The header lies at the end of its slab or, where it would cost an object there, in memory of an
 //! internal cache. The page map's owner word of every page of the slab points to it. The
-//! [links](crate::slabs::links) of the free objects lie in the header or in front of it.
+//! [links](crate::slabs::layout::links) of the free objects lie in the header or in front of it.
 //!
 //! ```text
 //! inside:   | ... objects ... | links, in whole lines | header |
@@ -21,8 +21,8 @@ use page_frame::Order;
 use page_frame::sync::{Linked, UnsafeCell};
 
 use crate::slabs::free_word::FreeWord;
-use crate::slabs::geometry::{GUARD, Geometry, HEADER};
-use crate::slabs::links::{LINKS_WITHIN, Links};
+use crate::slabs::layout::geometry::{GUARD, Geometry, HEADER};
+use crate::slabs::layout::links::{LINKS_WITHIN, Links};
 
 /// The list of the slab set that a slab is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,6 +9,10 @@
 //! Constructors, destructors and traces are code of the user and may panic. The guards of
 //! `ending.rs` own the slabs and blocks that a function holds at such a moment.
 
+pub(crate) mod build;
+pub(crate) mod ending;
+pub(crate) mod shuffle;
+
 use core::ptr::NonNull;
 
 use page_frame::OutOfMemory;
@@ -16,11 +20,11 @@ use page_frame::OutOfMemory;
 use crate::hardening::presets::{Hardening, Off};
 use crate::patience::{Patience, Reclaim};
 use crate::slabs::Slabs;
-use crate::slabs::build::{BlockGuard, prepare_objects, take_block, write_header};
 use crate::slabs::chain::FreedChain;
-use crate::slabs::ending::{ReleasingSlabs, UnfinishedSlab};
-use crate::slabs::header::SlabHeader;
-use crate::slabs::links::MARK_CACHED;
+use crate::slabs::layout::header::SlabHeader;
+use crate::slabs::layout::links::MARK_CACHED;
+use crate::slabs::lifecycle::build::{BlockGuard, prepare_objects, take_block, write_header};
+use crate::slabs::lifecycle::ending::{ReleasingSlabs, UnfinishedSlab};
 use crate::slabs::list::SlabList;
 use crate::slabs::set::SlabSet;
 use crate::slabs::slab_source::SlabSource;

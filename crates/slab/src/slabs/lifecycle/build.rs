@@ -10,10 +10,10 @@ use page_frame::{Order, OutOfMemory, PageBlock, PageMap, PageSource};
 use crate::hardening::presets::Hardening;
 use crate::hardening::{canary, history, poison, requested_size};
 use crate::patience::Reclaim;
-use crate::slabs::geometry::Geometry;
-use crate::slabs::header::SlabHeader;
+use crate::slabs::layout::geometry::Geometry;
+use crate::slabs::layout::header::SlabHeader;
+use crate::slabs::lifecycle::shuffle::shuffle;
 use crate::slabs::settings::CacheSettings;
-use crate::slabs::shuffle::shuffle;
 
 /// Takes a block for a slab: of the best order or, if memory is fragmented, of the highest lower
 /// order that is free.

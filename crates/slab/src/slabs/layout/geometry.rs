@@ -36,7 +36,7 @@
 use page_frame::{Order, PAGE_SIZE};
 
 use crate::slabs::free_word::FreeWord;
-use crate::slabs::links::{LINKS_WITHIN, MARK_CACHED};
+use crate::slabs::layout::links::{LINKS_WITHIN, MARK_CACHED};
 
 /// The largest object in bytes. Example: see [`GeometryError`].
 pub const LARGEST_SIZE: usize = 4 << 20;

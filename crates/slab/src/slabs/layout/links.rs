@@ -5,7 +5,7 @@
 //!
 //! # Invariants
 //! - I1: a link is written only by the CPU that owns the object: before the push that frees it, or
-//!   as a mark (see `checks.rs`). It is read as a link only under the set lock.
+//!   as a mark (see `slabs/checks`). It is read as a link only under the set lock.
 //! - I2: while a slab is in a set, its links are accessed only as atomics of one width: an
 //!   invalid free may read a mark at any time.
 

@@ -20,6 +20,8 @@
 //!   or have just taken it, which keeps the slab alive. If it does not, these checks still name the
 //!   mistake, as long as the slab exists.
 
+pub(crate) mod surroundings;
+
 use core::num::NonZeroUsize;
 use core::ptr::NonNull;
 
@@ -30,10 +32,10 @@ use crate::hardening::presets::Hardening;
 use crate::hardening::{canary, history, poison};
 use crate::patience::Patience;
 use crate::slabs::Slabs;
+use crate::slabs::checks::surroundings::Surroundings;
 use crate::slabs::environment::Environment;
-use crate::slabs::header::SlabHeader;
-use crate::slabs::links::{MARK_ALLOCATED, MARK_CACHED};
-use crate::slabs::surroundings::Surroundings;
+use crate::slabs::layout::header::SlabHeader;
+use crate::slabs::layout::links::{MARK_ALLOCATED, MARK_CACHED};
 use crate::system::System;
 
 /// The checks of one cache.

@@ -13,8 +13,8 @@ use page_frame::{PageBlock, PageMap, PageSource};
 
 use crate::patience::Patience;
 use crate::slabs::Slabs;
-use crate::slabs::geometry::Geometry;
-use crate::slabs::header::SlabHeader;
+use crate::slabs::layout::geometry::Geometry;
+use crate::slabs::layout::header::SlabHeader;
 use crate::slabs::list::SlabList;
 use crate::slabs::slab_source::SlabSource;
 use crate::system::System;

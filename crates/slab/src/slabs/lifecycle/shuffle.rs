@@ -1,6 +1,6 @@
 //! Shuffling: an order of a fresh slab's objects that who does not know the secret cannot foretell.
 
-use crate::slabs::links::Links;
+use crate::slabs::layout::links::Links;
 
 /// Links the objects of a fresh slab in an order that `seed` decides.
 ///
