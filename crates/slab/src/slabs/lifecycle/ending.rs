@@ -12,11 +12,10 @@ use core::ptr::NonNull;
 use page_frame::{PageBlock, PageMap, PageSource};
 
 use crate::patience::Patience;
-use crate::slabs::Slabs;
 use crate::slabs::layout::geometry::Geometry;
 use crate::slabs::layout::header::SlabHeader;
 use crate::slabs::list::SlabList;
-use crate::slabs::slab_source::SlabSource;
+use crate::slabs::{SlabSource, Slabs};
 use crate::system::System;
 use crate::trace::Event;
 

@@ -19,7 +19,6 @@ use page_frame::OutOfMemory;
 
 use crate::hardening::presets::{Hardening, Off};
 use crate::patience::{Patience, Reclaim};
-use crate::slabs::Slabs;
 use crate::slabs::chain::FreedChain;
 use crate::slabs::layout::header::SlabHeader;
 use crate::slabs::layout::links::MARK_CACHED;
@@ -27,7 +26,7 @@ use crate::slabs::lifecycle::build::{BlockGuard, prepare_objects, take_block, wr
 use crate::slabs::lifecycle::ending::{ReleasingSlabs, UnfinishedSlab};
 use crate::slabs::list::SlabList;
 use crate::slabs::set::SlabSet;
-use crate::slabs::slab_source::SlabSource;
+use crate::slabs::{SlabSource, Slabs};
 use crate::system::System;
 use crate::trace::Event;
 
