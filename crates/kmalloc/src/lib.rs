@@ -91,29 +91,21 @@
 #![no_std]
 #![cfg_attr(feature = "nightly", feature(allocator_api))]
 
-#[cfg(any(feature = "allocator-api2-02", feature = "allocator-api2-04", feature = "nightly"))]
-mod allocator;
-#[cfg(any(feature = "ax-allocator", feature = "axallocator"))]
-mod ax_allocator;
 mod borrowed_id;
-mod cache_name;
-mod class;
-mod class_caches;
-mod global;
-mod heap;
+mod classes;
+mod interfaces;
 mod kmalloc;
 mod large;
-mod linux;
 mod mixed;
 mod requested_size;
 mod resize;
-mod shrink;
+mod statics;
 
 pub use crate::kmalloc::Kmalloc;
+pub use classes::class::{ClassIndex, LARGEST};
 #[cfg(any(feature = "ax-allocator", feature = "axallocator"))]
-pub use ax_allocator::KmallocByteAllocator;
-pub use class::{ClassIndex, LARGEST};
-pub use global::{Global, SetUp};
-pub use heap::{Heap, HeapSystem, RegionError};
+pub use interfaces::ax_allocator::KmallocByteAllocator;
 /// The crate of the machines, so that a heap can be used without naming it as a dependency.
 pub use page_frame;
+pub use statics::global::{Global, SetUp};
+pub use statics::heap::{Heap, HeapSystem, RegionError};

@@ -7,7 +7,7 @@ use core::ptr::NonNull;
 use page_frame::{OutOfMemory, PageResize};
 use slab::{Hardening, System};
 
-use crate::class::{ClassIndex, LARGEST};
+use crate::classes::class::{ClassIndex, LARGEST};
 use crate::kmalloc::Kmalloc;
 use crate::mixed::is_checked;
 

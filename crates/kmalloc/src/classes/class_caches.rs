@@ -39,8 +39,8 @@ use page_frame::{Order, OutOfMemory, PageMap, Tag};
 use slab::internals::PerCpuHandle;
 use slab::{BuildError, Cache, CacheBuilder, Hardening, Registry, System};
 
-use crate::cache_name::cache_name;
-use crate::class::ClassIndex;
+use crate::classes::cache_name::cache_name;
+use crate::classes::class::ClassIndex;
 
 const _: () = assert!(ClassIndex::COUNT <= Tag::CLASSES);
 

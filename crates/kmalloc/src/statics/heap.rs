@@ -10,9 +10,9 @@ use page_frame::CriticalSectionCpu;
 use page_frame::{Cpu, OneContext, OutOfMemory, PAGE_SIZE, Regions, TooSmall};
 use slab::{Hardening, Off, Registry};
 
-use crate::global::{Global, SetUp};
 use crate::kmalloc::Kmalloc;
 use crate::mixed::is_checked;
+use crate::statics::global::{Global, SetUp};
 
 /// The page source and the CPUs of a [`Heap`].
 ///

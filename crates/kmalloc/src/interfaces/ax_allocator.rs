@@ -12,7 +12,7 @@ use core::ptr;
 
 use page_frame::OneContext;
 
-use crate::heap::Heap;
+use crate::statics::heap::Heap;
 
 /// A `ByteAllocator` of ArceOS.
 ///
@@ -82,7 +82,7 @@ macro_rules! implement {
 
         use $ax::{AllocError, AllocResult, BaseAllocator, ByteAllocator};
 
-        use crate::ax_allocator::KmallocByteAllocator;
+        use crate::interfaces::ax_allocator::KmallocByteAllocator;
 
         impl BaseAllocator for KmallocByteAllocator {
             /// # Panics

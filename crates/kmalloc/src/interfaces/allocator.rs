@@ -17,9 +17,9 @@ macro_rules! implement {
 
         use $alloc::{AllocError, Allocator};
 
-        use crate::global::{Global, SetUp};
-        use crate::heap::{Heap, HeapSystem};
         use crate::kmalloc::Kmalloc;
+        use crate::statics::global::{Global, SetUp};
+        use crate::statics::heap::{Heap, HeapSystem};
 
         // SAFETY: memory is valid and not shared until freed, wherever the reference is moved or
         // copied to.

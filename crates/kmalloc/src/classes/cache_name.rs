@@ -38,7 +38,7 @@ impl Write for NameBuffer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::class::ClassIndex;
+    use crate::classes::class::ClassIndex;
 
     #[test]
     fn every_class_has_a_name_and_no_two_the_same() {

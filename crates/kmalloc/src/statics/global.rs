@@ -19,7 +19,7 @@ use page_frame::sync::{AtomicU8, Ordering, UnsafeCell, spin_hint};
 use page_frame::{OutOfMemory, PageResize};
 use slab::{Hardening, Off, System};
 
-use crate::class::ClassIndex;
+use crate::classes::class::ClassIndex;
 use crate::kmalloc::Kmalloc;
 
 /// The allocator has not been made, or making it failed.
