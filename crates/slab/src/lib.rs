@@ -17,7 +17,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! | to have | use |
+//! | purpose | use |
 //! |---|---|
 //! | the caches of a system, their statistics, and memory back when it is short | [`Registry`] |
 //! | objects of any layout | [`Registry::cache`], [`Cache`] |
@@ -61,7 +61,6 @@ pub use cache::build_error::BuildError;
 pub use cache::builder::CacheBuilder;
 pub use cache::destroy::Busy;
 pub use cache::handle::Cache;
-
 pub use cache::mempool::{Mempool, Prefilled};
 pub use cache::numa::{NumaCache, NumaNodes};
 pub use cache::pooled::{Pooled, Reset};

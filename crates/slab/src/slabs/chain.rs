@@ -1,6 +1,6 @@
 //! Freed chains: objects of one slab, linked to one another, that are freed together.
 //!
-//! Neighbouring objects of one slab so cost one look-up of the slab and one exchange of its free
+//! So neighbouring objects of one slab cost one look-up of the slab and one exchange of its free
 //! word.
 
 use core::ptr::NonNull;

@@ -95,7 +95,8 @@ pub(crate) unsafe fn prepare_objects<K: Hardening>(
     let slab = unsafe { header.as_ref() };
     let geometry = &slab.geometry(&settings.geometry);
     if let Some(guard) = slab.guard(geometry) {
-        // SAFETY: clause 1: the word in front of the first object is nobody's.
+        // SAFETY: clause 1: the caller owns the slab, and no object has the word in front of the
+        // first one.
         unsafe { canary::write(guard, 0, settings.secret) };
     }
     for index in 0..geometry.capacity() {

@@ -1,15 +1,16 @@
-//! Shuffling: an order of a fresh slab's objects that who does not know the secret cannot foretell.
+//! Shuffling: links the objects of a fresh slab in an order that depends on a secret, so that an
+//! attacker cannot predict it.
 
 use crate::slabs::layout::links::Links;
 
 /// Links the objects of a fresh slab in an order that `seed` decides.
 ///
-/// Sattolo's algorithm (1986) makes a permutation that is one single cycle, every one equally
-/// likely; and a cycle is what the links of a slab with every object free are. So it works in the
-/// links themselves.
+/// The links of a slab whose objects are all free form one cycle. Sattolo's algorithm (1986) makes
+/// a permutation that is a single cycle, each one with the same probability. So it needs no memory
+/// but the links.
 ///
 /// # Safety
-/// 1. `links` are those of a slab of `capacity` objects, the caller's, each object linked to
+/// 1. `links` are those of a slab of `capacity` objects that the caller owns, each object linked to
 ///    itself.
 pub(crate) unsafe fn shuffle(links: Links, capacity: usize, seed: usize) {
     let mut random = Random(seed as u64 | 1);
@@ -18,7 +19,7 @@ pub(crate) unsafe fn shuffle(links: Links, capacity: usize, seed: usize) {
         // SAFETY: clause 1: both are objects, and no other code uses the links.
         let [link, others] = [index, other].map(|at| unsafe { links.read(at) });
         for (at, link) in [(index, others), (other, link)] {
-            // SAFETY: clause 1: nobody reads the links before the slab is in a set.
+            // SAFETY: clause 1: no other code reads the links before the slab is in a set.
             unsafe { links.write(at, link) };
         }
     }
