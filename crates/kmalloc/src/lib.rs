@@ -1,22 +1,21 @@
 //! Memory of any size: small requests from object caches, large ones from runs of pages, over any
 //! page source. It needs no other heap.
 //!
-//! A kernel or a firmware declares a heap, and adds memory to it as soon as it knows of some:
+//! A kernel or a firmware declares a heap, and adds memory regions to it at run time:
 //!
 //! ```
 //! use kmalloc::Heap;
 //! # use hosted::Threads as MyCpu;
 //!
-//! static HEAP: Heap<MyCpu> = Heap::empty(); // below `#[global_allocator]`
+//! static HEAP: Heap<MyCpu> = Heap::empty(); // a kernel writes `#[global_allocator]` above it
 //!
 //! # let (start, bytes) = (Vec::leak(vec![0_u8; 1 << 20]).as_mut_ptr(), 1 << 20);
-//! // SAFETY: the memory is valid, and the heap's from now on.
+//! // SAFETY: the memory is valid, and from now on only the heap uses it.
 //! unsafe { HEAP.add_region(start, bytes) }?;
 //! # Ok::<(), kmalloc::RegionError>(())
 //! ```
 //!
-//! With the feature `critical-section` a chip needs no `MyCpu`, and writes
-//! `static HEAP: Heap = Heap::empty();`.
+//! With the feature `critical-section` no `MyCpu` is needed: `static HEAP: Heap = Heap::empty();`.
 //!
 //! - [`Heap`]: the heap of a kernel, over memory regions that are added at any time.
 //! - [`Global`]: a program's `#[global_allocator]` over any page source, set up at the first
@@ -26,7 +25,7 @@
 //! - References to all three are `Allocator`s: of `allocator-api2` 0.2 or 0.4 with the features
 //!   `allocator-api2-02` or `allocator-api2-04`, of the standard library with `nightly`.
 //!
-//! Mistakes of users are found by the checks of a [preset](slab::Hardening):
+//! The checks of a [preset](slab::Hardening) find mistakes of users, for example a double free:
 //!
 //! ```
 //! # use kmalloc::Kmalloc;
@@ -48,7 +47,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! [`Kmalloc::try_allocate`] fails instead of reclaiming memory, for example by killing a process:
+//! When memory runs out, [`Kmalloc::allocate`] lets the page source reclaim some, here by killing a
+//! process. [`Kmalloc::try_allocate`] fails instead:
 //!
 //! ```
 //! # use core::alloc::Layout;
