@@ -35,39 +35,28 @@ compile_error!("`hosted` supports Linux on x86-64 and on aarch64, and no other s
 #[cfg(all(not(any(test, miri)), feature = "std"))]
 extern crate std;
 
-mod clock;
-mod fork_lock;
 mod frame_set;
 mod heap;
-mod keep_loaded;
-mod membarrier;
-mod miss_hook;
-mod numbers;
-mod os_error;
 mod pages;
-mod pause;
-mod proc_file;
 mod purge;
-mod seccomp;
-mod shared_numbers;
 mod space;
+mod system;
 #[cfg(test)]
 mod test_blocks;
 mod thp;
 mod threads;
-mod tls;
 
 pub use heap::sizes::{DEPOT_BYTES, MAGAZINE_BYTES, MIN_OBJECTS};
 pub use heap::{Heap, HeapCaches, HeapStats, HeapSystem};
-pub use keep_loaded::assume_never_unloaded;
-pub use os_error::OsError;
 pub use pages::Pages;
 pub use pages::forking::Forking;
 pub use pages::purger::Purger;
 pub use purge::background::Background;
 pub use purge::decay::PURGE_DELAY;
 pub use purge::trim::Trim;
-pub use seccomp::expect_seccomp_filter;
-pub use space::mapping::Mapped;
+pub use system::keep_loaded::assume_never_unloaded;
+pub use system::mapping::Mapped;
+pub use system::os_error::OsError;
+pub use system::seccomp::expect_seccomp_filter;
+pub use threads::tls::THREAD_SLOTS;
 pub use threads::{HeapThreads, Threads};
-pub use tls::THREAD_SLOTS;

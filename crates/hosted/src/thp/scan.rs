@@ -30,10 +30,10 @@ use core::time::Duration;
 use page_frame::{FrameRange, PAGE_SIZE};
 
 use crate::frame_set::FrameSet;
-use crate::os_error::preserving_errno;
-use crate::seccomp;
 use crate::space::areas::{AREA, areas, number_of};
 use crate::space::region::Region;
+use crate::system::os_error::preserving_errno;
+use crate::system::seccomp;
 
 /// A scan is due after this many pages were allocated.
 pub(crate) const SCAN_PAGES: usize = (32 << 20) / PAGE_SIZE;

@@ -12,7 +12,7 @@ use core::sync::atomic::AtomicU32;
 use rustix::thread::{futex, sched_yield};
 use rustix::time::Timespec;
 
-use crate::seccomp;
+use crate::system::seccomp;
 
 /// Rounds of spinning.
 const SPINS: usize = 32;

@@ -12,7 +12,7 @@
 
 use core::sync::atomic::{AtomicU8, Ordering};
 
-use crate::proc_file::read_file;
+use crate::system::proc_file::read_file;
 
 /// Whether there is a filter.
 static FILTER: AtomicU8 = AtomicU8::new(UNKNOWN);

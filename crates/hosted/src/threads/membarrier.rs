@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicU8, Ordering, fence};
 
 use rustix::thread::{MembarrierCommand, membarrier};
 
-use crate::seccomp;
+use crate::system::seccomp;
 
 /// Which membarrier this system has.
 static BARRIER: AtomicU8 = AtomicU8::new(UNKNOWN);
@@ -52,7 +52,7 @@ mod unmapping {
 
     use page_frame::PAGE_SIZE;
 
-    use crate::space::mapping::Mapped;
+    use crate::system::mapping::Mapped;
 
     /// Returns whether unmapping a page interrupts all CPUs that run a thread of this process.
     pub(super) fn is_fence() -> bool {

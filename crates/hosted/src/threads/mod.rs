@@ -16,16 +16,23 @@
 //! The Acquire of the compare-exchange that takes a number pairs with the Release that freed it,
 //! which publishes the content of the slots to the next thread. The heavy fence is `membarrier`.
 
+pub(crate) mod fork_lock;
+mod membarrier;
+pub(crate) mod miss_hook;
+mod numbers;
+pub(crate) mod pause;
+mod shared_numbers;
+pub(crate) mod tls;
+
 use core::ffi::c_void;
 use core::sync::atomic::{AtomicU32, Ordering, fence};
 
 use page_frame::{Cpu, CpuId, InterruptState, WithSlotStride};
 
-use crate::keep_loaded::keep_loaded;
-use crate::numbers::{AT_ONCE, Numbers, OWN};
-use crate::pause::pause;
-use crate::tls::{ENDED, INSIDE, TAKING, THREAD_SLOTS};
-use crate::{fork_lock, membarrier, miss_hook, shared_numbers, tls};
+use crate::system::keep_loaded::keep_loaded;
+use crate::threads::numbers::{AT_ONCE, Numbers, OWN};
+use crate::threads::pause::pause;
+use crate::threads::tls::{ENDED, INSIDE, TAKING, THREAD_SLOTS};
 
 /// Threads for heaps of many caches: with [`WithSlotStride`], a thread's slots of 127 caches lie on
 /// two pages.
@@ -316,7 +323,7 @@ fn free_number(number: u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::numbers::SHARED;
+    use crate::threads::numbers::SHARED;
     use std::sync::{Barrier, Mutex, PoisonError};
 
     /// Held by tests that need all numbers, or one for sure.

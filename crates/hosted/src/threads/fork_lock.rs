@@ -21,9 +21,9 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use page_frame::sync::light_fence;
 
-use crate::pause::{self, pause, wait_until};
-use crate::tls::THREAD_SLOTS;
-use crate::{membarrier, tls};
+use crate::threads::pause::{self, pause, wait_until};
+use crate::threads::tls::THREAD_SLOTS;
+use crate::threads::{membarrier, tls};
 
 /// The thread that holds the lock, as `pthread_self` identifies it (the same in a child); zero
 /// while the lock is free.

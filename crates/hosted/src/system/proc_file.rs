@@ -2,7 +2,7 @@
 
 use core::ffi::CStr;
 
-use crate::os_error::preserving_errno;
+use crate::system::os_error::preserving_errno;
 
 /// Reads the file at `path` from `offset` on into `buffer`. Returns the number of bytes read, zero
 /// on an error.

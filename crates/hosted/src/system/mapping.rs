@@ -6,8 +6,8 @@ use core::ptr::NonNull;
 use page_frame::{DirectMap, FrameNumber, FrameRange, Order, PAGE_SIZE};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
-use crate::os_error::OsError;
 use crate::space::sections::SECTION_ORDER;
+use crate::system::os_error::OsError;
 
 /// A range of this process's address space. Every byte reads as zero until it is written, and only
 /// pages that were written have memory. Dropping it unmaps the range.

@@ -16,7 +16,7 @@
 
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
-use crate::tls;
+use crate::threads::tls;
 
 /// The hook, a `fn()`; null before it is set.
 static HOOK: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());

@@ -153,7 +153,7 @@ mod initial_exec {
 
 pub(crate) use initial_exec::{load, store, swap};
 
-use crate::numbers;
+use crate::threads::numbers;
 
 /// The number of sets of per-CPU slots: one for each of 112 threads, and 16 that all other threads
 /// share.

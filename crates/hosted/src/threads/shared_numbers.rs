@@ -18,8 +18,8 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use crate::numbers::{OWN, SHARED};
-use crate::tls;
+use crate::threads::numbers::{OWN, SHARED};
+use crate::threads::tls;
 
 /// Operations with a shared number until one earns its thread a number of its own: 13 microseconds
 /// with a shared number, 0.1 each. Chosen with 64 threads that work and 1,936 that sleep: with 256,
