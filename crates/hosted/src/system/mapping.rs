@@ -6,8 +6,10 @@ use core::ptr::NonNull;
 use page_frame::{DirectMap, FrameNumber, FrameRange, Order, PAGE_SIZE};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
-use crate::space::sections::SECTION_ORDER;
 use crate::system::os_error::OsError;
+
+/// The largest alignment of a mapping: 1 GiB.
+pub(crate) const MAX_ALIGNMENT: Order = Order::new(18).unwrap();
 
 /// A range of this process's address space. Every byte reads as zero until it is written, and only
 /// pages that were written have memory. Dropping it unmaps the range.
@@ -54,7 +56,7 @@ impl Mapped {
         let bytes = bytes.checked_next_multiple_of(PAGE_SIZE).filter(|bytes| *bytes > 0);
         let bytes = bytes.ok_or(OsError::INVALID)?;
         let largest = Order::new((bytes / PAGE_SIZE).ilog2() as u8)
-            .map_or(SECTION_ORDER, |largest| largest.min(SECTION_ORDER));
+            .map_or(MAX_ALIGNMENT, |largest| largest.min(MAX_ALIGNMENT));
         let mapping_bytes =
             bytes.checked_add(largest.bytes() - PAGE_SIZE).ok_or(OsError::INVALID)?;
         let access = ProtFlags::READ | ProtFlags::WRITE;
