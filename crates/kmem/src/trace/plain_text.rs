@@ -8,8 +8,8 @@
 
 use std::io::{self, Read};
 
+use super::source::Text;
 use crate::input_error::InputError;
-use crate::trace::source::Text;
 
 /// Maximum number of bytes that are read to find the first line break.
 const START_BYTES: usize = 64 << 10;
