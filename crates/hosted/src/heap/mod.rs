@@ -46,6 +46,7 @@ use crate::pages::Pages;
 /// use std::time::Duration;
 /// static HEAP: Heap<Hardened> =
 ///     Heap::hardened().with_purge_delay(Duration::from_millis(100)).without_huge_pages();
+/// static GROWS_FAST: Heap = Heap::new().with_huge_pages_from(2 << 20);
 /// ```
 ///
 /// With the features `allocator-api2-02` and `allocator-api2-04`, `&Heap` is an `Allocator` of that
@@ -110,6 +111,16 @@ impl<K: Hardening> Heap<K> {
         /// Uses no huge pages, however large the heap becomes. Example: see [`Heap`].
         pub fn without_huge_pages(self) -> Self {
             let options = HeapOptions { has_huge_pages: false, ..*self.global.setup() };
+            self.with_options(options)
+        }
+    }
+
+    page_frame::const_unless_loom! {
+        /// Uses huge pages behind fresh memory earlier, or later: 2 MiB at a time may be a huge
+        /// page that is not full yet for each `bytes` bytes in use (32 MiB otherwise). A program
+        /// that grows has fewer page faults then, and a higher peak. Example: see [`Heap`].
+        pub fn with_huge_pages_from(self, bytes: usize) -> Self {
+            let options = HeapOptions { huge_pages_from: Some(bytes), ..*self.global.setup() };
             self.with_options(options)
         }
     }

@@ -19,18 +19,24 @@ use crate::threads::Threads;
 pub(crate) struct HeapOptions {
     pub(crate) purge_delay: Duration,
     pub(crate) has_huge_pages: bool,
+    /// The bytes in use for which one fresh area may have a huge page that is not full.
+    pub(crate) huge_pages_from: Option<usize>,
 }
 
 impl HeapOptions {
     pub(crate) const fn new() -> Self {
-        Self { purge_delay: PURGE_DELAY, has_huge_pages: true }
+        Self { purge_delay: PURGE_DELAY, has_huge_pages: true, huge_pages_from: None }
     }
 }
 
 impl<K: Hardening> SetUp<HeapSystem, K> for HeapOptions {
     fn set_up(&self) -> Result<Kmalloc<HeapSystem, K>, OutOfMemory> {
         let pages = Pages::new()?.with_trim_hook(trim_main).with_purge_delay(self.purge_delay);
-        let pages = if self.has_huge_pages { pages } else { pages.without_huge_pages() };
+        let pages = match self.huge_pages_from {
+            _ if !self.has_huge_pages => pages.without_huge_pages(),
+            Some(bytes) => pages.with_huge_pages_from(bytes),
+            None => pages,
+        };
         let state = State::make(pages)?;
         let cpus = WithSlotStride(Threads);
         let registry = Registry::with_fault_hook(state.source(), cpus, stop)?;

@@ -104,6 +104,15 @@ impl Pages {
         self.purge_due(due)
     }
 
+    /// Purges long runs of idle pages after an allocation that committed `fresh` pages. Called with
+    /// no lock held, outside the fork lock.
+    pub(crate) fn replace_idle(&self, fresh: usize) {
+        let count = self.decay.to_replace(fresh);
+        if count > 0 {
+            Purge::of_long_runs(self, self.idle_pages().saturating_sub(count)).run();
+        }
+    }
+
     fn purge_due(&self, due: usize) -> usize {
         if due == 0 {
             return 0;
@@ -153,6 +162,8 @@ fn decay_heap() {
 
 #[cfg(test)]
 mod tests {
+    use page_frame::{Order, PageResize};
+
     use super::*;
     use crate::test_blocks::{free, halves, take};
 
@@ -181,5 +192,41 @@ mod tests {
         assert_eq!(pages.decay.take_credit(), 0);
         assert_eq!(pages.purge(0), 32 * 32 - 160, "a purge on demand needs none");
         free(&pages, rest);
+    }
+
+    /// Mutations that it catches:
+    /// - idle pages that stay;
+    /// - a purge for a run that found its pages committed, or for a small one;
+    /// - a purge although the program has turned purging off.
+    #[test]
+    fn a_run_of_fresh_pages_replaces_as_many_idle_ones() {
+        let new = || Pages::with_space(1 << 30).expect("address space");
+        let allocate = |pages: &Pages, count| {
+            pages.allocate_run(count, Order::ZERO).expect("address space").start()
+        };
+        // SAFETY: a run of these pages, which is not used any more.
+        let free = |pages: &Pages, start, count| unsafe { pages.free_run(start, count) };
+        let pages = new();
+        let [first, fence] = [4096, 1].map(|count| allocate(&pages, count));
+        free(&pages, first, 4096);
+        let small = allocate(&pages, 512);
+        assert_eq!(pages.idle_pages(), 4096 - 512, "from the idle pages");
+        free(&pages, small, 512);
+        let second = allocate(&pages, 6000);
+        assert_eq!(pages.idle_pages(), 0, "6000 fresh pages replace 4096");
+        free(&pages, second, 6000);
+        let again = allocate(&pages, 6000);
+        assert_eq!((again, pages.idle_pages()), (second, 0), "no page is fresh");
+        free(&pages, again, 6000);
+        free(&pages, fence, 1);
+
+        let pages = new().without_purging();
+        let first = allocate(&pages, 4096);
+        let fence = allocate(&pages, 1);
+        free(&pages, first, 4096);
+        let second = allocate(&pages, 6000);
+        assert_eq!(pages.idle_pages(), 4096, "purging is off");
+        free(&pages, second, 6000);
+        free(&pages, fence, 1);
     }
 }

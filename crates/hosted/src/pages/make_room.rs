@@ -10,6 +10,7 @@ use core::sync::atomic::Ordering;
 use page_frame::{FrameRange, Order};
 
 use super::Pages;
+use crate::space::SMALL_BLOCK;
 use crate::space::units::UNIT_ORDER;
 use crate::system::os_error::OsError;
 
@@ -23,10 +24,22 @@ const MORE_PAGES: usize = 1024;
 /// The error of the system, if it refuses although no free unit is mapped any more.
 #[inline]
 pub(super) fn open_block(pages: &Pages, range: FrameRange) -> Result<(), OsError> {
-    pages.space.open(range).or_else(|error| make_room(pages, range, error))
+    if pages.space.is_open(range) { Ok(()) } else { open_closed(pages, range) }
 }
 
 #[cold]
+fn open_closed(pages: &Pages, range: FrameRange) -> Result<(), OsError> {
+    if range.frames() < SMALL_BLOCK
+        && pages.thp.may_back_fresh(pages.decay.in_use(), &pages.committed)
+    {
+        if let Some(area) = pages.space.open_area(range) {
+            pages.thp.back_fresh(area, range, pages.space.mapping());
+            return Ok(());
+        }
+    }
+    pages.space.open(range).or_else(|error| make_room(pages, range, error))
+}
+
 fn make_room(pages: &Pages, range: FrameRange, error: OsError) -> Result<(), OsError> {
     if error == OsError::EXISTS || !close_free_units(pages, range.frames() + MORE_PAGES) {
         return Err(error);

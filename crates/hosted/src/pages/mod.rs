@@ -76,7 +76,7 @@ pub struct Pages {
     /// Private by I1.
     buddy: Frames,
     /// The frames that may be backed by memory.
-    committed: FrameSet,
+    pub(crate) committed: FrameSet,
     pub(crate) decay: Decay,
     pub(crate) trim_rounds: TrimRounds,
     /// Makes the caches over these pages release memory.
@@ -116,7 +116,7 @@ unsafe impl PageSource for Pages {
                 }
             }
         };
-        let is_zero = self.commit(frames_of(start, order.pages()));
+        let is_zero = self.commit(frames_of(start, order.pages())) == 0;
         // SAFETY: clauses 1 and 2 of `from_raw`: start and order of the buddy's block. Clause 3:
         // I1.
         Ok(unsafe { PageBlock::from_raw(start, order, is_zero) })
@@ -159,14 +159,14 @@ impl Pages {
         })
     }
 
-    /// Counts `range` as allocated and committed. Returns whether none of it was committed before,
-    /// so that it reads as zero (I1).
+    /// Counts `range` as allocated and committed. Returns how many of its pages were committed
+    /// before: if none, it reads as zero (I1).
     #[inline]
-    fn commit(&self, range: FrameRange) -> bool {
+    fn commit(&self, range: FrameRange) -> usize {
         let committed = self.committed.insert(range);
         self.decay.note_allocated(range.frames(), committed);
         self.scan_after(range.frames());
-        committed == 0
+        committed
     }
 
     /// Counts `range`, which is about to be freed, as idle.

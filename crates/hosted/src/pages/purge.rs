@@ -23,18 +23,26 @@ pub(super) struct Purge<'p> {
     keep: usize,
     /// The system calls that may purge less than 1 MiB; `None` for any number.
     credit: Option<usize>,
+    /// Whether the buddy's per-CPU slots are drained first, so that their pages are purged too.
+    drains: bool,
 }
 
 impl<'p> Purge<'p> {
     /// Prepares a purge until `keep` idle pages are left, by any number of system calls.
     pub(super) const fn new(pages: &'p Pages, keep: usize) -> Self {
-        Self { pages, keep, credit: None }
+        Self { pages, keep, credit: None, drains: true }
     }
 
     /// Prepares a purge until `keep` idle pages are left, with `credit` system calls that may purge
     /// less than 1 MiB.
     pub(super) const fn with_credit(pages: &'p Pages, keep: usize, credit: usize) -> Self {
-        Self { pages, keep, credit: Some(credit) }
+        Self { pages, keep, credit: Some(credit), drains: true }
+    }
+
+    /// Prepares a purge until `keep` idle pages are left, of runs of at least 1 MiB. Interrupts no
+    /// other CPU.
+    pub(super) const fn of_long_runs(pages: &'p Pages, keep: usize) -> Self {
+        Self { pages, keep, credit: Some(0), drains: false }
     }
 
     /// Purges; returns how many pages, and the credit that is left. Zero pages while another thread
@@ -44,8 +52,9 @@ impl<'p> Purge<'p> {
         let _inside = Inside::enter();
         let mut purged = 0;
         if let Some(_maintenance) = pages.maintenance.try_lock() {
-            // Pages in the buddy's per-CPU slots are purged too.
-            pages.buddy.drain();
+            if self.drains {
+                pages.buddy.drain();
+            }
             for (pass, fewest) in RUN_PAGES.into_iter().enumerate() {
                 if fewest < FREE_OF_CREDIT && self.credit == Some(0) {
                     break;

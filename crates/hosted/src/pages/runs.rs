@@ -25,7 +25,7 @@ const TAIL_UNIT: usize = (1 << 20) / PAGE_SIZE;
 unsafe impl PageResize for Pages {
     fn allocate_run(&self, pages: usize, alignment: Order) -> Result<PageRun, OutOfMemory> {
         self.decay_if_due(pages);
-        let _inside = Inside::enter();
+        let inside = Inside::enter();
         let fits_a_section = pages <= SECTION_FRAMES && alignment <= SECTION_ORDER;
         if (pages > LARGEST_IN_BUDDY || !fits_a_section) && self.space.has_multi_section_runs() {
             return allocate_sections(self, pages.max(LARGEST_IN_BUDDY + 1), alignment);
@@ -46,8 +46,10 @@ unsafe impl PageResize for Pages {
                 }
             }
         };
-        let is_zero = self.commit(frames_of(run.start(), run.pages()));
-        Ok(PageRun::new(run.start(), run.pages(), is_zero))
+        let committed = self.commit(frames_of(run.start(), run.pages()));
+        drop(inside);
+        self.replace_idle(run.pages() - committed);
+        Ok(PageRun::new(run.start(), run.pages(), committed == 0))
     }
 
     #[track_caller]
@@ -66,7 +68,7 @@ unsafe impl PageResize for Pages {
     }
 
     unsafe fn resize_run(&self, start: NonNull<u8>, pages: usize, new_pages: usize) -> bool {
-        let _inside = Inside::enter();
+        let inside = Inside::enter();
         if new_pages == 0 {
             return false;
         }
@@ -93,7 +95,11 @@ unsafe impl PageResize for Pages {
             return false;
         }
         match (resized, new_pages > pages) {
-            (true, true) => _ = self.commit(changed),
+            (true, true) => {
+                let committed = self.commit(changed);
+                drop(inside);
+                self.replace_idle(changed.frames() - committed);
+            }
             (false, false) => _ = self.commit(changed),
             (true, false) | (false, true) => {}
         }

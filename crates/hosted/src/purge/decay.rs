@@ -15,6 +15,9 @@
 //! - **Credit** bounds the number of system calls. A call that purges at least 1 MiB is free. Each
 //!   other call takes one from the credit, which grows by [`CALLS_PER_INTERVAL`] at the end of an
 //!   interval, up to [`MAX_CREDIT`].
+//! - A run of many pages that are not committed found no idle pages in one piece. As many idle
+//!   pages are purged at once, in pieces of at least 1 MiB: so a program whose arrays double does
+//!   not hold the smaller ones too. A use that swings finds its idle pages and purges nothing.
 //! - While less than 256 KiB is idle in a heap of less than 4 MiB, nobody looks at the clock, and
 //!   the current interval becomes longer. In a larger heap the caches may hold memory that the
 //!   program does not use; the end of an interval makes them release it.
@@ -42,6 +45,8 @@ const MIN_DELAY: Duration = Duration::from_millis(20);
 const MIN_IDLE_PAGES: isize = (256 << 10) / PAGE_SIZE as isize;
 /// From this size on a heap's caches may hold memory worth a look at the clock: 4 MiB, a guess.
 const MIN_COMMITTED_PAGES: usize = (4 << 20) / PAGE_SIZE;
+/// A run that commits so many pages replaces idle ones: 4 MiB.
+const MANY_FRESH_PAGES: usize = (4 << 20) / PAGE_SIZE;
 /// How much the credit grows in an interval.
 const CALLS_PER_INTERVAL: usize = 2;
 /// The maximum of the credit: a guess, 8 seconds' worth with the usual delay.
@@ -149,6 +154,16 @@ impl Decay {
     pub(crate) fn is_worth_a_look(&self) -> bool {
         let has_idle = self.idle.load(Ordering::Relaxed) >= MIN_IDLE_PAGES;
         (has_idle || self.committed_pages() >= MIN_COMMITTED_PAGES) && self.interval != STOPPED
+    }
+
+    /// Returns how many idle pages to purge at once, as a run adds `fresh` pages that were not
+    /// committed: as many, if they and the idle pages are many.
+    pub(crate) fn to_replace(&self, fresh: usize) -> usize {
+        if fresh < MANY_FRESH_PAGES || self.interval == STOPPED {
+            return 0;
+        }
+        let idle = self.idle_pages();
+        if idle < MANY_FRESH_PAGES { 0 } else { idle.min(fresh) }
     }
 
     /// Begins the first interval. Later, returns the pages that are due if the interval is over at
@@ -291,5 +306,20 @@ mod tests {
         decay.note_allocated(100, 0);
         decay.note_freed(100);
         assert!(!decay.is_worth_a_look());
+    }
+
+    /// Mutations that it catches: other limits; all idle pages for any run; idle pages although
+    /// nothing ends an interval.
+    #[test]
+    fn as_many_idle_pages_are_replaced_as_are_fresh() {
+        let decay = Decay::new(Duration::from_secs(2));
+        decay.note_allocated(10_000, 0);
+        decay.note_freed(MANY_FRESH_PAGES - 1);
+        assert_eq!(decay.to_replace(6000), 0, "few are idle");
+        decay.note_freed(8001 - MANY_FRESH_PAGES);
+        let replaced = [MANY_FRESH_PAGES - 1, MANY_FRESH_PAGES, 6000, 9000];
+        let replaced = replaced.map(|fresh| decay.to_replace(fresh));
+        assert_eq!(replaced, [0, MANY_FRESH_PAGES, 6000, 8000]);
+        assert_eq!(decay.with_delay(Duration::MAX).to_replace(6000), 0, "no purging");
     }
 }

@@ -17,6 +17,12 @@ pub(crate) fn number_of(area: FrameRange) -> FrameRange {
     FrameRange::new(FrameNumber::new(number), FrameNumber::new(number + 1))
 }
 
+/// Returns the area with this number, a range of one.
+pub(crate) fn area_numbered(number: FrameRange) -> FrameRange {
+    let frame = |number: FrameNumber| FrameNumber::new(number.get() * AREA);
+    FrameRange::new(frame(number.start), frame(number.end))
+}
+
 /// Iterates over the areas that `frames` has a part of.
 pub(crate) fn areas(frames: FrameRange) -> impl Iterator<Item = FrameRange> {
     let numbers = numbers(frames);

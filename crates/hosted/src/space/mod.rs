@@ -37,6 +37,8 @@ use region::Region;
 use sections::{SECTION_FRAMES, Sections};
 use units::{UNIT, frames_of_units, units};
 
+/// A block of fewer frames opens all of its area.
+pub(crate) const SMALL_BLOCK: usize = AREA / 4;
 const UNITS_PER_AREA: usize = AREA / UNIT;
 /// Units that are opened ahead of need are at most this part of all open ones.
 const AHEAD_DIVISOR: usize = 8;
@@ -118,25 +120,41 @@ impl Space {
         self.locked(|sections| *sections).unwrap_or_else(|| Sections::none(self.region.frames()))
     }
 
+    /// Returns whether the memory of `range` is accessible.
+    #[inline]
+    pub(crate) fn is_open(&self, range: FrameRange) -> bool {
+        let units = units(range);
+        self.open.count(units) == units.frames()
+    }
+
+    /// Makes all of the area of `range`, frames of the buddy, accessible, and allows huge pages in
+    /// it. Returns the area; `None` if a part of it is open already, or is not the buddy's, or the
+    /// system refuses.
+    pub(crate) fn open_area(&self, range: FrameRange) -> Option<FrameRange> {
+        let area = areas::areas(range).next()?;
+        self.locked(|sections| {
+            let is_whole = area.intersection(sections.limits(range.start)) == area;
+            if !is_whole || self.open.count(units(area)) > 0 {
+                return None;
+            }
+            self.region.map(self.region.offsets(area)).ok()?;
+            // Before another thread can write to the area.
+            self.region.allow_huge(area);
+            self.open.insert(units(area));
+            self.open_count.fetch_add(UNITS_PER_AREA, Ordering::Relaxed);
+            Some(area)
+        })?
+    }
+
     /// Makes the memory of `range`, frames of the buddy in one section, accessible.
     ///
     /// # Errors
     /// The error of the system: there is no address space or no memory left.
-    #[inline]
     pub(crate) fn open(&self, range: FrameRange) -> Result<(), OsError> {
-        let units = units(range);
-        if self.open.count(units) == units.frames() {
-            return Ok(());
-        }
-        self.open_closed(range)
-    }
-
-    #[cold]
-    fn open_closed(&self, range: FrameRange) -> Result<(), OsError> {
         let opened = self.locked(|sections| {
             let limits = sections.limits(range.start);
             let needed = units(range);
-            if range.frames() >= AREA / 4 {
+            if range.frames() >= SMALL_BLOCK {
                 let mapped = self.map_closed(needed, limits);
                 return mapped.or_else(|error| self.extend_to(needed, limits, error));
             }

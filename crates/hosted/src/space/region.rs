@@ -256,14 +256,35 @@ impl Region {
         if cfg!(miri) {
             return;
         }
+        self.allow_huge(area);
         let (start, bytes) = self.part_of_space(area);
-        // SAFETY: a part of our mapping; changes the size of the pages behind it only.
-        let _ = unsafe { madvise(start, bytes, Advice::LinuxHugepage) };
         preserving_errno(|| {
             // SAFETY: a part of our mapping, whose content stays. A system without this advice
             // returns an error.
             unsafe { libc::madvise(start, bytes, MADV_COLLAPSE) }
         });
+    }
+
+    /// Allows huge pages in `range`: the first access to an area of it gets one, if the system has
+    /// one.
+    pub(crate) fn allow_huge(&self, range: FrameRange) {
+        if cfg!(miri) {
+            return;
+        }
+        let (start, bytes) = self.part_of_space(range);
+        // SAFETY: a part of our mapping; changes the size of the pages behind it only.
+        let _ = unsafe { madvise(start, bytes, Advice::LinuxHugepage) };
+    }
+
+    /// Makes `range` resident, as a write to each of its pages would (Linux 5.14; earlier systems
+    /// do nothing). The content stays.
+    pub(crate) fn populate(&self, range: FrameRange) {
+        if cfg!(miri) {
+            return;
+        }
+        let (start, bytes) = self.part_of_space(range);
+        // SAFETY: a part of our mapping, whose content stays.
+        let _ = unsafe { madvise(start, bytes, Advice::LinuxPopulateWrite) };
     }
 
     /// Returns whether each page of `range` is resident. A system call for each 2 MiB; three in a

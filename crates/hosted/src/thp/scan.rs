@@ -4,7 +4,8 @@
 //! A huge page saves TLB misses. But it occupies 2 MiB even if little of them is used, and a free
 //! part of it cannot be purged. So:
 //! - New parts of the address space start with huge pages disabled, whatever the system's default
-//!   is, so a small heap has small pages.
+//!   is, so a small heap has small pages. Only fresh areas of a large heap start with huge pages
+//!   (`growth.rs`).
 //! - A scan collapses an area of 2 MiB into a huge page when the area is **dense** (each of its
 //!   frames was allocated since it was last purged) and was dense at an earlier scan too. Every
 //!   page must be resident: pages that were allocated and never written are not. At least 64 MiB
@@ -30,10 +31,12 @@ use core::time::Duration;
 use page_frame::{FrameRange, PAGE_SIZE};
 
 use crate::frame_set::FrameSet;
-use crate::space::areas::{AREA, areas, number_of};
+use crate::space::areas::{AREA, area_numbered, areas, number_of};
 use crate::space::region::Region;
-use crate::system::os_error::preserving_errno;
+use crate::system::clock::cpu_time_of;
 use crate::system::seccomp;
+use crate::thp::backoff::Backoff;
+use crate::thp::growth::{FULL, Growth};
 
 /// A scan is due after this many pages were allocated.
 pub(crate) const SCAN_PAGES: usize = (32 << 20) / PAGE_SIZE;
@@ -48,9 +51,6 @@ pub(crate) const MAX_QUERIES: usize = 64;
 const PAUSE: u64 = 200_000_000;
 /// A collapse that takes more CPU time is slow: a guess, three times the usual cost.
 const SLOW: Duration = Duration::from_micros(1500);
-/// Maximum scans that are skipped after a slow collapse: one attempt for 2 GiB allocated.
-const MAX_SKIPPED: usize = 64;
-
 /// The state of areas, and the time of the next scan.
 #[derive(Debug)]
 pub(crate) struct Thp {
@@ -62,10 +62,10 @@ pub(crate) struct Thp {
     allocated: AtomicUsize,
     /// The next scan queries residency from this area number on.
     pub(super) resume_at: AtomicUsize,
-    /// How many scans the last slow collapse causes to be skipped.
-    skip_length: AtomicUsize,
-    /// How many of them are still to be skipped.
-    skips_left: AtomicUsize,
+    /// Skips scans after one with a slow collapse.
+    backoff: Backoff,
+    /// Fresh areas that got a huge page when they were opened.
+    pub(super) growth: Growth,
     /// A collapse that takes longer is slow; tests change it.
     pub(super) slow: Duration,
     /// The time of the last scan.
@@ -77,15 +77,21 @@ pub(crate) struct Thp {
 impl Thp {
     /// Makes the state; `dense` and `huge` are empty sets with room for each area's number.
     pub(crate) fn new(dense: FrameSet, huge: FrameSet) -> Self {
-        let [allocated, resume_at, skip_length, skips_left] = [const { AtomicUsize::new(0) }; 4];
-        let scanned_at = AtomicU64::new(0);
+        let [allocated, resume_at] = [const { AtomicUsize::new(0) }; 2];
+        let (backoff, growth, scanned_at) = (Backoff::new(), Growth::new(), AtomicU64::new(0));
         let (slow, pause) = (SLOW, PAUSE);
-        Self { dense, huge, allocated, resume_at, skip_length, skips_left, slow, scanned_at, pause }
+        Self { dense, huge, allocated, resume_at, backoff, growth, slow, scanned_at, pause }
     }
 
-    /// Makes no scan ever due.
+    /// Makes no scan ever due, and backs no fresh area.
     pub(crate) fn disabled(self) -> Self {
-        Self { pause: u64::MAX, ..self }
+        Self { pause: u64::MAX, ..self }.with_growth(usize::MAX)
+    }
+
+    /// Lets one fresh area have a huge page that is not full for each `pages` pages in use.
+    pub(crate) fn with_growth(mut self, pages: usize) -> Self {
+        self.growth.set_pages_in_use(pages);
+        self
     }
 
     /// Counts `pages` allocated pages; returns whether a scan is due.
@@ -108,10 +114,7 @@ impl Thp {
             return false;
         }
         self.scanned_at.store(now, Ordering::Relaxed);
-        // Relaxed: a count that may be lost.
-        let to_skip = self.skips_left.load(Ordering::Relaxed);
-        self.skips_left.store(to_skip.saturating_sub(1), Ordering::Relaxed);
-        to_skip == 0
+        self.backoff.may_try()
     }
 
     /// Scans the frames in `open`. Collapses areas that were dense before too, are resident and not
@@ -136,7 +139,7 @@ impl Thp {
             queries += 1;
             if mapping.is_resident(area) {
                 self.huge.insert(number);
-                was_slow = time_of(|| mapping.collapse(area)) > self.slow;
+                was_slow = cpu_time_of(|| mapping.collapse(area)) > self.slow;
                 collapses += 1;
             }
             if was_slow || collapses == MAX_COLLAPSES || queries == MAX_QUERIES {
@@ -146,17 +149,30 @@ impl Thp {
         // The next scan queries after the area where this one reached a limit, or from the start.
         self.resume_at.store(ends_at.unwrap_or(0), Ordering::Relaxed);
         if collapses > 0 {
-            self.note_speed(was_slow);
+            self.backoff.note(was_slow);
         }
     }
 
-    /// After a scan with a slow collapse, doubles the number of scans to skip; otherwise resets it.
-    fn note_speed(&self, was_slow: bool) {
-        // Relaxed: changed under the maintenance lock, or counts that may be lost.
-        let last = self.skip_length.load(Ordering::Relaxed);
-        let next = if was_slow { (2 * last).clamp(1, MAX_SKIPPED) } else { 0 };
-        self.skip_length.store(next, Ordering::Relaxed);
-        self.skips_left.store(next, Ordering::Relaxed);
+    /// Returns whether the next fresh area of a heap with `in_use` pages in use may get a huge
+    /// page. It must then be opened and given to [`back_fresh`](Self::back_fresh).
+    pub(crate) fn may_back_fresh(&self, in_use: usize, committed: &FrameSet) -> bool {
+        let is_filling = |number: FrameRange| {
+            self.huge.count(number) == 1 && committed.count(area_numbered(number)) < FULL
+        };
+        self.growth.may_add(in_use, is_filling) && !seccomp::has_own_filter()
+    }
+
+    /// Asks the system for a huge page behind `area`, which was just opened with huge pages
+    /// allowed. The page comes with the first fault, which is caused here, at `frame` of the area,
+    /// to see what it takes.
+    pub(crate) fn back_fresh(&self, area: FrameRange, frame: FrameRange, mapping: &Region) {
+        self.huge.insert(number_of(area));
+        let was_slow = cpu_time_of(|| mapping.populate(frame)) > self.slow;
+        let is_huge = mapping.is_resident(area);
+        self.growth.add(number_of(area), was_slow || !is_huge);
+        if !is_huge {
+            self.forbid(area, mapping);
+        }
     }
 
     /// Returns in how many areas of `block` huge pages are allowed.
@@ -174,20 +190,4 @@ impl Thp {
             }
         }
     }
-}
-
-/// Returns the CPU time of `call`: with time in the kernel, without other threads and waiting. Zero
-/// where the system does not tell the time.
-fn time_of(call: impl FnOnce()) -> Duration {
-    let cpu_time = || {
-        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: `time` is a valid place for the result.
-        preserving_errno(|| unsafe {
-            libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time)
-        });
-        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
-    };
-    let before = cpu_time();
-    call();
-    cpu_time().saturating_sub(before)
 }

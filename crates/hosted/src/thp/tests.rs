@@ -9,6 +9,7 @@ use crate::pages::Pages;
 use crate::space::areas::{AREA, areas, number_of, numbers};
 use crate::system::mapping::{Mapped, is_huge_forbidden};
 use crate::test_blocks::{self, Block, fill, free};
+use crate::thp::growth::FULL;
 use crate::thp::scan::{MAX_QUERIES, SCAN_PAGES};
 
 /// Returns pages for which no collapse counts as slow, as machines differ.
@@ -134,7 +135,7 @@ fn a_heap_of_sixty_four_mebibytes_is_not_small() {
 /// committed.
 #[test]
 fn an_area_with_an_uncommitted_page_stays_small() {
-    let pages = new();
+    let pages = new().with_huge_pages_from(usize::MAX);
     let _ = take(&pages, 9, 40);
     let parts = take(&pages, 4, 31);
     assert!(parts.iter().all(|part| area_of(part) == area_of(&parts[0])), "a fresh area");
@@ -303,4 +304,101 @@ fn errno_is_kept_where_the_system_cannot_make_an_area_huge() {
     pages.space.mapping().collapse(closed.expect("three sections more"));
     // SAFETY: the thread's, which runs.
     assert_eq!(unsafe { errno.read() }, 77);
+}
+
+/// Writes to order-zero blocks until `count` areas have a huge page; returns the blocks, or `None`
+/// where the system makes no huge page at the first fault.
+fn take_until_huge(pages: &Pages, count: usize) -> Option<Vec<Block>> {
+    let mut blocks = Vec::new();
+    while huge_areas(pages) < count {
+        if blocks.len() == 16 * AREA {
+            eprintln!("this system makes no huge pages at the first fault: not tested");
+            free(pages, blocks);
+            return None;
+        }
+        blocks.extend(take(pages, 0, 1));
+    }
+    Some(blocks)
+}
+
+/// A fresh area is huge from its first block on, and the next one when it is nearly full. Its
+/// blocks read as zero.
+///
+/// Mutations that it catches:
+/// - no limit for areas that are filling, or one that counts full areas;
+/// - an area that never counts as full;
+/// - a limit that follows another number of pages in use;
+/// - blocks of such an area that count as committed before they are allocated.
+#[test]
+fn fresh_areas_of_a_heap_that_grows_are_huge_one_after_the_other() {
+    let pages = new().with_huge_pages_from(4 << 20);
+    let Some(mut blocks) = take_until_huge(&pages, 1) else { return };
+    // The block that brings the heap to 4 MiB or more, or one in the area after it.
+    assert!((2 * AREA..=4 * AREA).contains(&blocks.len()), "{} pages", blocks.len());
+    let first = blocks.pop().expect("there are some");
+    assert!(huge_bytes(area_of(&first)).is_none_or(|bytes| bytes >= AREA * PAGE_SIZE));
+    assert!(first.is_zero(), "nothing in the area was allocated before");
+    assert!(!pages.thp.may_back_fresh(2 * AREA, &pages.committed), "the first area is filling");
+    // The limit is one area until 8 MiB are in use.
+    let mut rest: Vec<Block> = Vec::new();
+    while pages.decay.in_use() < 4 * AREA {
+        let next = test_blocks::take(&pages, 0, 1).pop().expect("address space");
+        let is_filled = pages.committed.count(area_of(&first)) >= FULL;
+        assert!(is_filled || huge_areas(&pages) == 1, "the first area is filling");
+        assert!(next.is_zero());
+        // SAFETY: the first byte of a block that the test has.
+        assert_eq!(unsafe { next.start().read() }, 0);
+        rest.push(next);
+    }
+    if pages.thp.growth.is_backing_off() {
+        eprintln!("the system had no second huge page: not tested");
+    } else {
+        assert_eq!(huge_areas(&pages), 2, "the second one when the first is nearly full");
+    }
+    blocks.push(first);
+    free(&pages, blocks.into_iter().chain(rest));
+}
+
+/// Mutations that it catches: huge pages in a small heap; blocks of any size get one; the option
+/// without effect.
+#[test]
+fn small_heaps_large_blocks_and_the_option_get_no_huge_page_at_first() {
+    let small = new();
+    let blocks = take(&small, 0, 7 * AREA);
+    assert_eq!(huge_areas(&small), 0, "14 MiB are less than 32");
+    free(&small, blocks);
+    let large = new().with_huge_pages_from(1 << 20);
+    let blocks = take(&large, 7, 32);
+    assert_eq!(huge_areas(&large), 0, "each block is half a mebibyte");
+    free(&large, blocks);
+    let without = new().with_huge_pages_from(1 << 20).without_huge_pages();
+    let blocks = take(&without, 0, 7 * AREA);
+    assert_eq!(huge_areas(&without), 0);
+    free(&without, blocks);
+}
+
+/// Mutations that it catches: failures that are not counted; a slow huge page that is none.
+#[test]
+fn a_slow_huge_page_makes_the_next_areas_small() {
+    let mut pages = new().with_huge_pages_from(1 << 20);
+    pages.thp.slow = Duration::ZERO;
+    let blocks = take(&pages, 0, 24 * AREA);
+    // Attempts at areas 0, 2, 5, 10 and 19 of those that may have one.
+    assert!((0..=5).contains(&huge_areas(&pages)), "{} areas", huge_areas(&pages));
+    free(&pages, blocks);
+}
+
+/// Mutations that it catches: an area that stays huge when a part of it is purged; an area that
+/// counts as filling after that.
+#[test]
+fn a_fresh_huge_area_is_split_when_it_is_purged_and_another_may_follow() {
+    let pages = new().with_huge_pages_from(4 << 20);
+    let Some(mut blocks) = take_until_huge(&pages, 1) else { return };
+    let last = blocks.pop().expect("there are some");
+    let area = area_of(&last);
+    free(&pages, [last]);
+    assert_eq!(pages.purge(0), 1);
+    assert_eq!(pages.thp.huge.count(number_of(area)), 0);
+    assert!(pages.thp.may_back_fresh(2 * AREA, &pages.committed), "none is filling");
+    free(&pages, blocks);
 }

@@ -1,0 +1,93 @@
+//! Huge pages behind the fresh areas of a heap that grows.
+//!
+//! # Concepts
+//! A heap that grows pays a page fault for each page that it touches for the first time. One fault
+//! that maps a huge page replaces 512 of them, and takes about a fifth of their time. Its price is
+//! memory: all 2 MiB are resident at once, however few of them are used. So:
+//! - A fresh area gets a huge page when its first block is allocated, before the program touches
+//!   it. The area is then **filling**, until seven eighths of it were allocated.
+//! - One area may be filling for each 32 MiB in use (or what the program chooses), eight at most.
+//!   So a small heap has small pages, and huge pages add at most a sixteenth to a large one.
+//! - A huge page that was slow, or did not come, is a failure: the system has to move other memory
+//!   to make one, or makes none. Each failure in a row doubles the number of areas that get small
+//!   pages before the next attempt.
+//!
+//! A block of at least half a mebibyte brings its own memory, and gets no huge page here: what of
+//! it the program will touch is unknown.
+
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use page_frame::{FrameNumber, FrameRange, PAGE_SIZE};
+
+use crate::space::areas::AREA;
+use crate::thp::backoff::Backoff;
+
+/// One area may be filling for so many pages in use, unless the program chooses: 32 MiB.
+const PAGES_IN_USE: usize = (32 << 20) / PAGE_SIZE;
+/// The maximum number of areas that are filling.
+const MAX_FILLING: usize = 8;
+/// An area of which fewer frames were allocated is filling.
+pub(super) const FULL: usize = AREA / 8 * 7;
+/// No area: an entry that is free.
+const NONE: usize = usize::MAX;
+
+/// The areas that got a huge page when they were opened, and may still be filling.
+#[derive(Debug)]
+pub(crate) struct Growth {
+    /// Their numbers, or [`NONE`].
+    filling: [AtomicUsize; MAX_FILLING],
+    backoff: Backoff,
+    /// One area may be filling for so many pages in use.
+    pages_in_use: usize,
+}
+
+impl Growth {
+    /// Makes the state before any area is opened.
+    pub(super) const fn new() -> Self {
+        let filling = [const { AtomicUsize::new(NONE) }; MAX_FILLING];
+        Self { filling, backoff: Backoff::new(), pages_in_use: PAGES_IN_USE }
+    }
+
+    /// Lets one area be filling for each `pages` pages in use; none for `usize::MAX`.
+    pub(super) fn set_pages_in_use(&mut self, pages: usize) {
+        self.pages_in_use = pages.max(1);
+    }
+
+    /// Returns whether one more area may get a huge page in a heap with `in_use` pages in use.
+    /// `is_filling` tells whether an area, by number, still has a huge page that is not full.
+    pub(super) fn may_add(&self, in_use: usize, is_filling: impl Fn(FrameRange) -> bool) -> bool {
+        let most = (in_use / self.pages_in_use).min(MAX_FILLING);
+        // First: most processes stay below the first area.
+        if most == 0 {
+            return false;
+        }
+        // Relaxed, here and below: the numbers publish nothing, and threads that add an area at the
+        // same time may exceed the limit by one each.
+        let mut filling = 0;
+        for entry in &self.filling {
+            let number = entry.load(Ordering::Relaxed);
+            if number == NONE {
+                continue;
+            }
+            if is_filling(FrameRange::new(FrameNumber::new(number), FrameNumber::new(number + 1))) {
+                filling += 1;
+            } else {
+                entry.store(NONE, Ordering::Relaxed);
+            }
+        }
+        filling < most && self.backoff.may_try()
+    }
+
+    /// Notes that an area, by number, was opened for a huge page, and whether that failed.
+    pub(super) fn add(&self, number: FrameRange, has_failed: bool) {
+        if let Some(free) = self.filling.iter().find(|it| it.load(Ordering::Relaxed) == NONE) {
+            free.store(number.start.get(), Ordering::Relaxed);
+        }
+        self.backoff.note(has_failed);
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_backing_off(&self) -> bool {
+        self.backoff.is_waiting()
+    }
+}
