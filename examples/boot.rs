@@ -1,7 +1,7 @@
 //! From a firmware's memory map to a page allocator, as a kernel does it when it starts.
 //!
-//! The map is that of a small virtual machine with 64 MiB. The kernel's image and the allocator's
-//! own metadata are carved from it, every byte lost is accounted for, and then blocks can be had.
+//! The map is that of a small virtual machine with 64 MiB. The example takes the kernel's image and
+//! the allocator's metadata out of it, prints which bytes are lost and why, and allocates a block.
 
 use std::error::Error;
 
@@ -19,12 +19,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     map.add(0x0, 0x9_fc00, RegionKind::Usable)?;
     map.add(0x9_fc00, 0x400, RegionKind::Reserved)?;
     map.add(0x3fe_0000, 0x2_0000, RegionKind::Reclaimable)?;
-    // Ours: the first page, where an address would be null, and the kernel's image.
+    // Not for the allocator: the first page, whose address is null, and the kernel's image.
     map.add(0x0, PAGE_SIZE as u64, RegionKind::Reserved)?;
     map.add(0x10_0000, 0x1f_e123, RegionKind::Reserved)?;
 
-    // The metadata's size depends on the frames, and carving it takes frames away: plan for all,
-    // use what is left.
+    // The size of the metadata depends on the frames. Computed for all frames, it is large enough
+    // for those that are left when the metadata has its own.
     let cpu = SingleCpu::new();
     let all: Vec<FrameRange> = map.runs().collect();
     let layout = Buddy::<DirectMap, SingleCpu>::metadata_layout(&all, 1)?;
@@ -38,7 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("lost:     {:#x} bytes at {:#x}: {:?}", loss.bytes(), loss.start, loss.reason);
     }
 
-    // In a kernel physical memory is there; here a mapping stands for it.
+    // A kernel has physical memory. Here a mapping takes its place.
     let memory = Mapped::reserve(64 << 20)?;
     // SAFETY: the mapping covers frames 0 to 64 MiB and outlives the allocator.
     let direct = unsafe { DirectMap::from_root(memory.start(), FrameNumber::new(0)) };
@@ -58,7 +58,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     unsafe { block.start().as_ptr().write_bytes(0x5a, block.bytes()) };
     // SAFETY: the block came from this allocator.
     unsafe { buddy.free(block) };
-    buddy.drain(); // what the CPU keeps for its next requests
+    buddy.drain(); // the frames that the CPU keeps for its next requests
     buddy.validate()?;
     assert_eq!(buddy.free_counts(), initial, "split blocks have merged again");
     println!("all {} frames free again", buddy.free_frames_count());

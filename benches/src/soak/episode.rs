@@ -54,7 +54,7 @@ fn in_interrupt<K: Hardening>(allocator: *const (), step: u64) {
     }
 }
 
-/// A shrinker that allocates before it shrinks, as it should not.
+/// A shrinker that allocates before it shrinks, which shrinkers should not do.
 struct Allocating<'s, 'w, K: Hardening>(&'s Kmalloc<'w, K>);
 
 impl<K: Hardening> Shrink for Allocating<'_, '_, K> {
@@ -153,11 +153,12 @@ fn make_cache<'w, K: Hardening>(
         // SAFETY: clause 1: sound for constructed objects. Clause 2: on any thread.
         unsafe { builder.destructor(destroy) }.build().ok()
     };
-    // A source that refuses may refuse the cache itself.
+    // The source refuses at random, also the memory of the cache itself.
     (0..1000).find_map(|_| build()).expect("one of a thousand")
 }
 
-/// Runs one round: threads that work, are interrupted and end, while areas go offline and back.
+/// Runs one round: threads do random operations and end, while this function sends them signals,
+/// and takes areas offline and back.
 fn round<K: Hardening>(
     shared: &Shared<'_, '_, K>,
     random: &mut Random,
@@ -171,7 +172,7 @@ fn round<K: Hardening>(
     let workers: Vec<_> =
         seeds.into_iter().map(|seed| std::thread::spawn(move || shared.work(seed))).collect();
     let start = Instant::now();
-    // The loop below takes as many numbers as time allows, so not those of the episode.
+    // A generator of its own, as time decides how often the loop below runs.
     let mut random = Random::new(random.number());
     let frames = shared.frames;
     while let Some(running) = workers.iter().find(|worker| !worker.is_finished()) {

@@ -13,11 +13,12 @@ std::thread_local!(static STEPS: Cell<u64> = const { Cell::new(0) });
 
 /// Installs the handler of `SIGUSR1` for this process.
 pub(super) fn install() {
-    // SAFETY: all zero is an action.
+    // SAFETY: `sigaction` is plain data, and all zero is a valid value.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = on_signal as extern "C" fn(libc::c_int) as usize;
     action.sa_flags = libc::SA_RESTART;
-    // SAFETY: a handler of the signature that the flags say, which uses only what a signal may.
+    // SAFETY: without `SA_SIGINFO` the handler has this signature. It uses only what a signal
+    // handler may use.
     let outcome =
         unsafe { libc::sigaction(libc::SIGUSR1, &raw const action, std::ptr::null_mut()) };
     assert_eq!(outcome, 0, "SIGUSR1 has no handler");

@@ -1,20 +1,19 @@
 //! Question: does anything break in a long run?
 //!
 //! # Concepts
-//! The run consists of **episodes**, each over memory of its own with a seed of its own: a failure
-//! is found again by its seed, without the hours before it. The seed decides the preset of checks
-//! and the requests of each thread, not their interleaving. An episode consists of rounds. In a
-//! round one or several threads work at random on all layers (`worker.rs`), while faults are
-//! injected:
+//! The run consists of **episodes**. Each has memory and a seed of its own, so the seed repeats a
+//! failure without the hours before it. The seed decides the preset of checks and the requests of
+//! each thread, but not how the threads interleave. An episode consists of rounds. In a round one
+//! or several threads do random operations on all layers (`worker.rs`), while faults are injected:
 //! - the page source refuses requests at random, in half of the episodes;
 //! - a shrinker allocates from the allocator that is short of memory;
 //! - constructors panic, in a third of the episodes;
-//! - signals interrupt the threads at random instructions and allocate there;
+//! - signals interrupt the threads at random instructions, and their handler allocates and frees;
 //! - areas of memory are taken offline and brought back at once;
-//! - threads end with each round, and others begin: to the allocators these are CPUs.
+//! - the threads end with each round, and new ones begin. To the allocators each thread is a CPU.
 //!
-//! At the end of a round nothing runs, and everything is validated. At the end of an episode
-//! everything is freed, and all pages must be back.
+//! At the end of a round no thread runs, and the run validates all layers. At the end of an episode
+//! it frees all memory, and the buddy must have all its pages again.
 
 mod episode;
 mod interrupts;
@@ -29,11 +28,11 @@ use crate::soak::world::Counts;
 /// The options of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// For this time new episodes begin.
+    /// How long new episodes begin. The last one may end later.
     pub time: Duration,
-    /// The seed of the first episode; the next one has the next number.
+    /// The seed of the first episode. Each further episode has the next number.
     pub seed: u64,
-    /// Threads at the same time, at most.
+    /// Maximum threads at the same time.
     pub threads: usize,
 }
 
@@ -54,8 +53,11 @@ pub struct Summary {
     pub areas: u64,
 }
 
-/// Runs episodes until the time is over. Calls `say` with the seed of each before it begins; a
-/// failure panics.
+/// Runs episodes until the time is over, at least one. Calls `say` with the seed of each before it
+/// begins.
+///
+/// # Panics
+/// At the first failure.
 pub fn run(options: Options, mut say: impl FnMut(u64)) -> Summary {
     let (start, counts) = (Instant::now(), Counts::default());
     let mut summary = Summary::default();

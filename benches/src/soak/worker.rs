@@ -30,13 +30,15 @@ pub(super) struct Shared<'s, 'w, K: Hardening> {
     pub(super) frames: FrameRange,
     pub(super) objects: &'s Objects<'w, K>,
     pub(super) kmalloc: &'s Kmalloc<'w, K>,
-    /// Memory that the next thread takes, which frees what another one allocated.
+    /// Memory that ended threads have left for the next ones. So threads free what others
+    /// allocated.
     pub(super) handed_on: &'s Mutex<Vec<Live>>,
     pub(super) counts: &'s Counts,
 }
 
 impl<K: Hardening> Shared<'_, '_, K> {
-    /// Does random operations.
+    /// Takes some of the memory handed on, does [`OPERATIONS`] random operations, and hands on all
+    /// that it then holds.
     pub(super) fn work(&self, seed: u64) {
         let mut random = Random::new(seed);
         let mut live = std::mem::take(&mut *self.handed_on.lock().expect("no panic holds it"));
@@ -98,7 +100,7 @@ impl<K: Hardening> Shared<'_, '_, K> {
         let order = Order::new([0, 0, 0, 1, 2, 3, 9][random.below(7)]).expect("small");
         match self.source.allocate(order) {
             Ok(block) => {
-                // SAFETY: just allocated; its first page stands for it.
+                // SAFETY: just allocated, at least a page. Only the first page is filled.
                 unsafe { Pattern(number).fill(block.start(), page_frame::PAGE_SIZE) };
                 live.push(Live::Block { block, number });
             }
@@ -122,7 +124,7 @@ impl<K: Hardening> Shared<'_, '_, K> {
         *layout = Layout::from_size_align(bytes, layout.align()).expect("small");
     }
 
-    /// Frees `live`, after a look at its content.
+    /// Checks the content of `live`, and frees it.
     pub(super) fn free(&self, live: Live, by_layout: bool) {
         match live {
             Live::Allocation { start, layout, number } => {
@@ -155,7 +157,7 @@ impl<K: Hardening> Shared<'_, '_, K> {
     }
 }
 
-/// Small sizes often, large ones seldom.
+/// Returns a random size in bytes: small ones often, large ones seldom.
 fn size(random: &mut Random) -> usize {
     let most = [64, 64, 300, 1000, 5_000, 40_000, 300_000][random.below(7)];
     random.below(most)

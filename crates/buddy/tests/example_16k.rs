@@ -1,4 +1,5 @@
-//! The classic 16 KiB worked example, replayed: a frame stands for 1 KiB.
+//! Replays a worked example of the buddy system, with 16 KiB of memory: `buddy-16k.txt` lists its
+//! operations and the state after each. A frame of the allocator stands for 1 KiB.
 #![cfg(not(loom))]
 
 mod common;
@@ -9,8 +10,10 @@ use buddy::Mode;
 use common::{Simulated, range};
 use page_frame::{FrameNumber, Order, SingleCpu};
 
+/// For the first frame of each allocated block, the letter of its owner and its order.
 type Owners = HashMap<FrameNumber, (char, Order)>;
 
+/// Returns the smallest order for a size, which is a number of KiB (`3.6K`) or of bytes (`900`).
 fn order_of(size: &str) -> Order {
     let frames = match size.strip_suffix('K') {
         Some(kib) => kib.parse::<f64>().expect("a number of KiB").ceil() as usize,
@@ -19,6 +22,7 @@ fn order_of(size: &str) -> Order {
     Order::for_pages(frames).expect("at most 16 KiB")
 }
 
+/// Does an operation of the file: `start`, `allocate OWNER SIZE` or `free OWNER`.
 fn perform(buddy: &Simulated<SingleCpu>, owners: &mut Owners, operation: &str) {
     let words: Vec<_> = operation.split_whitespace().collect();
     match words[..] {
@@ -38,6 +42,7 @@ fn perform(buddy: &Simulated<SingleCpu>, owners: &mut Owners, operation: &str) {
     }
 }
 
+/// Returns the blocks from left to right as the file writes them: frames, and owner or `-`.
 fn state(buddy: &Simulated<SingleCpu>, owners: &Owners) -> String {
     let show = |block: buddy::Block| {
         let owner = owners.get(&block.start).map_or('-', |(name, _)| *name);

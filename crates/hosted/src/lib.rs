@@ -35,60 +35,28 @@ compile_error!("`hosted` supports Linux on x86-64 and on aarch64, and no other s
 #[cfg(all(not(any(test, miri)), feature = "std"))]
 extern crate std;
 
-mod clock;
-mod fork_lock;
 mod frame_set;
 mod heap;
-mod keep_loaded;
-mod membarrier;
-mod miss_hook;
-mod numbers;
-mod os_error;
 mod pages;
-mod pause;
-mod proc_file;
 mod purge;
-mod seccomp;
-mod shared_numbers;
 mod space;
+mod system;
 #[cfg(test)]
 mod test_blocks;
 mod thp;
 mod threads;
-mod tls;
 
-/// The bytes of objects that a thread's magazine holds in programs. A kernel, with few CPUs and
-/// many caches, uses an eighth of it.
-///
-/// Measured with 4, 16 and 32 KiB, in nanoseconds per object (2 cores, one run each, noisy). 10,000
-/// objects allocated and freed: 33, 16, 13. 300 objects replaced at random: 24, 18, 17. Two threads
-/// that serve requests: 40, 32, 22. Example: see `crates/kmalloc-preload/src/heap.rs`.
-pub const MAGAZINE_BYTES: usize = 32 << 10;
-
-/// The bytes of free objects for which the depot of each class has room in a heap in a process, for
-/// [`Kmalloc::with_depot_bytes`](kmalloc::Kmalloc::with_depot_bytes). Free memory goes back to the
-/// system by time, not by event. Example: see `crates/kmalloc-preload/src/heap.rs`.
-///
-/// Measured: see decision 35.
-pub const DEPOT_BYTES: usize = 1 << 20;
-
-/// The minimum number of objects in a slab of a heap in a process, for
-/// [`Kmalloc::with_min_objects`](kmalloc::Kmalloc::with_min_objects): the pages of a slab cost no
-/// memory before they are touched. Example: see `crates/kmalloc-preload/src/heap.rs`.
-///
-/// Measured with 8, 16, 32 and 64: see decision 32.
-pub const MIN_OBJECTS: usize = 32;
-
+pub use heap::sizes::{DEPOT_BYTES, MAGAZINE_BYTES, MIN_OBJECTS};
 pub use heap::{Heap, HeapCaches, HeapStats, HeapSystem};
-pub use keep_loaded::assume_never_unloaded;
-pub use os_error::OsError;
 pub use pages::Pages;
 pub use pages::forking::Forking;
 pub use pages::purger::Purger;
 pub use purge::background::Background;
 pub use purge::decay::PURGE_DELAY;
 pub use purge::trim::Trim;
-pub use seccomp::expect_seccomp_filter;
-pub use space::mapping::Mapped;
+pub use system::keep_loaded::assume_never_unloaded;
+pub use system::mapping::Mapped;
+pub use system::os_error::OsError;
+pub use system::seccomp::expect_seccomp_filter;
+pub use threads::tls::THREAD_SLOTS;
 pub use threads::{HeapThreads, Threads};
-pub use tls::THREAD_SLOTS;

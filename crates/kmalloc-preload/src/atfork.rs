@@ -1,11 +1,12 @@
-//! The place of this library's fork handlers among those of other libraries.
+//! The order of this library's fork handlers among those of other libraries.
 //!
 //! # Concepts
-//! The C library calls the handlers that run before a fork in the reverse order of their
-//! registration. Those of other libraries may allocate, take locks, and wait for threads that
-//! allocate. So this library's must run last, as the C library's own `malloc` is prepared: it must
-//! be registered first. Programs register through `__register_atfork`, which this library replaces:
-//! the first call registers its own handlers before it registers those of the caller.
+//! Before a fork this library freezes its allocator. The handlers of other libraries may allocate,
+//! take locks, and wait for threads that allocate, so the handler of this library must run after
+//! them. The C library calls these handlers in the reverse order of their registration. Therefore
+//! this library must register its own first. Programs register handlers through
+//! `__register_atfork`, which this library replaces: the first call registers the handlers of this
+//! library before those of the caller.
 
 use core::ffi::{c_int, c_void};
 use core::ptr::null_mut;
@@ -19,7 +20,7 @@ type Register = unsafe extern "C" fn(Handler, Handler, Handler, *mut c_void) -> 
 
 static REGISTER: Next = Next::new(c"__register_atfork");
 
-/// Registers fork handlers, for `pthread_atfork`, after those of this library.
+/// Registers fork handlers, and those of this library before them. `pthread_atfork` calls it.
 ///
 /// # Safety
 /// 1. The handlers stay callable until the C library unregisters those of `library`.
@@ -38,7 +39,8 @@ pub(crate) unsafe extern "C" fn __register_atfork(
 /// Registers the handlers of this library, once.
 pub(crate) fn register() {
     static IS_DONE: AtomicBool = AtomicBool::new(false);
-    // Relaxed: one call wins, and the C library has a lock of its own.
+    // Relaxed: the exchange alone decides which call registers. The C library registers under a
+    // lock of its own.
     if !IS_DONE.swap(true, Ordering::Relaxed) {
         // SAFETY: clause 1: this library is never unloaded.
         unsafe { call(Some(before_fork), Some(in_parent), Some(in_child), null_mut()) };

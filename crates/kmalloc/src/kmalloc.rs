@@ -20,8 +20,8 @@ use page_frame::{OutOfMemory, PAGE_SHIFT, PageMap, PageResize, Tag, TagRange, Vi
 use slab::{Cache, Hardening, Off, Registry, System};
 
 use crate::borrowed_id::BorrowedId;
-use crate::class::ClassIndex;
-use crate::class_caches::{ClassCaches, FIRST_TAG};
+use crate::classes::class::ClassIndex;
+use crate::classes::class_caches::{ClassCaches, FIRST_TAG};
 use crate::large::LargeRuns;
 use crate::mixed::Reclaim;
 

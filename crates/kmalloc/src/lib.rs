@@ -1,22 +1,21 @@
 //! Memory of any size: small requests from object caches, large ones from runs of pages, over any
 //! page source. It needs no other heap.
 //!
-//! A kernel or a firmware declares a heap, and adds memory to it as soon as it knows of some:
+//! A kernel or a firmware declares a heap, and adds memory regions to it at run time:
 //!
 //! ```
 //! use kmalloc::Heap;
 //! # use hosted::Threads as MyCpu;
 //!
-//! static HEAP: Heap<MyCpu> = Heap::empty(); // below `#[global_allocator]`
+//! static HEAP: Heap<MyCpu> = Heap::empty(); // a kernel writes `#[global_allocator]` above it
 //!
 //! # let (start, bytes) = (Vec::leak(vec![0_u8; 1 << 20]).as_mut_ptr(), 1 << 20);
-//! // SAFETY: the memory is valid, and the heap's from now on.
+//! // SAFETY: the memory is valid, and from now on only the heap uses it.
 //! unsafe { HEAP.add_region(start, bytes) }?;
 //! # Ok::<(), kmalloc::RegionError>(())
 //! ```
 //!
-//! With the feature `critical-section` a chip needs no `MyCpu`, and writes
-//! `static HEAP: Heap = Heap::empty();`.
+//! With the feature `critical-section` no `MyCpu` is needed: `static HEAP: Heap = Heap::empty();`.
 //!
 //! - [`Heap`]: the heap of a kernel, over memory regions that are added at any time.
 //! - [`Global`]: a program's `#[global_allocator]` over any page source, set up at the first
@@ -26,7 +25,7 @@
 //! - References to all three are `Allocator`s: of `allocator-api2` 0.2 or 0.4 with the features
 //!   `allocator-api2-02` or `allocator-api2-04`, of the standard library with `nightly`.
 //!
-//! Mistakes of users are found by the checks of a [preset](slab::Hardening):
+//! The checks of a [preset](slab::Hardening) find mistakes of users, for example a double free:
 //!
 //! ```
 //! # use kmalloc::Kmalloc;
@@ -48,7 +47,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! [`Kmalloc::try_allocate`] fails instead of reclaiming memory, for example by killing a process:
+//! When memory runs out, [`Kmalloc::allocate`] lets the page source reclaim some, here by killing a
+//! process. [`Kmalloc::try_allocate`] fails instead:
 //!
 //! ```
 //! # use core::alloc::Layout;
@@ -91,29 +91,21 @@
 #![no_std]
 #![cfg_attr(feature = "nightly", feature(allocator_api))]
 
-#[cfg(any(feature = "allocator-api2-02", feature = "allocator-api2-04", feature = "nightly"))]
-mod allocator;
-#[cfg(any(feature = "ax-allocator", feature = "axallocator"))]
-mod ax_allocator;
 mod borrowed_id;
-mod cache_name;
-mod class;
-mod class_caches;
-mod global;
-mod heap;
+mod classes;
+mod interfaces;
 mod kmalloc;
 mod large;
-mod linux;
 mod mixed;
 mod requested_size;
 mod resize;
-mod shrink;
+mod statics;
 
 pub use crate::kmalloc::Kmalloc;
+pub use classes::class::{ClassIndex, LARGEST};
 #[cfg(any(feature = "ax-allocator", feature = "axallocator"))]
-pub use ax_allocator::KmallocByteAllocator;
-pub use class::{ClassIndex, LARGEST};
-pub use global::{Global, SetUp};
-pub use heap::{Heap, HeapSystem, RegionError};
+pub use interfaces::ax_allocator::KmallocByteAllocator;
 /// The crate of the machines, so that a heap can be used without naming it as a dependency.
 pub use page_frame;
+pub use statics::global::{Global, SetUp};
+pub use statics::heap::{Heap, HeapSystem, RegionError};

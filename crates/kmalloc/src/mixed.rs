@@ -6,7 +6,8 @@
 //! memory. If the page source also allocates bytes ([`ByteSource`]) and says that its memory is
 //! small, kmalloc builds no cache of a class. The source then serves each request, in steps of 16
 //! bytes. A source that grows ([`Regions`](page_frame::Regions)) may become large later. From then
-//! on classes get caches, and the classes that got bytes before stay [mixed](crate::class_caches).
+//! on classes get caches, and the classes that got bytes before stay
+//! [mixed](crate::classes::class_caches).
 //! In a memory that is not small, a class becomes mixed when the source has no page for its cache
 //! but still has bytes.
 //!
@@ -22,8 +23,8 @@ use core::ptr::NonNull;
 use page_frame::{ByteSource, Fault, FaultKind, OutOfMemory, PageMap, PageResize, PageSource, Tag};
 use slab::{CacheBuilder, Hardening, System};
 
-use crate::class::ClassIndex;
-use crate::class_caches::ClassCaches;
+use crate::classes::class::ClassIndex;
+use crate::classes::class_caches::ClassCaches;
 use crate::large::LargeRuns;
 
 /// Whether a request may reclaim memory.
@@ -57,7 +58,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> ClassCaches<S, K> {
     }
 
     /// Allocates for `layout`, of `class`, which is not pure (see the head of
-    /// [`class_caches`](crate::class_caches)).
+    /// [`class_caches`](crate::classes::class_caches)).
     ///
     /// In a small memory the byte source serves the request. In a larger one the class's cache
     /// does, which the first request builds; if the source has no page for the cache, the byte

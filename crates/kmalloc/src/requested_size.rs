@@ -10,8 +10,8 @@ use core::ptr::NonNull;
 use page_frame::PageResize;
 use slab::{Hardening, System};
 
-use crate::class::ClassIndex;
-use crate::class_caches::ClassCaches;
+use crate::classes::class::ClassIndex;
+use crate::classes::class_caches::ClassCaches;
 
 impl<S: System<Pages: PageResize>, K: Hardening> ClassCaches<S, K> {
     /// Records `bytes` as the requested size of `object`, which was just allocated for `class`. A

@@ -7,7 +7,7 @@ use core::ptr::NonNull;
 use page_frame::{Fault, FaultKind, OutOfMemory, PAGE_SHIFT, PageResize};
 use slab::{Hardening, System};
 
-use crate::class::ClassIndex;
+use crate::classes::class::ClassIndex;
 use crate::kmalloc::Kmalloc;
 use crate::large::{LargeRuns, pages_for};
 use crate::mixed::is_checked;

@@ -1,5 +1,6 @@
-//! Freed memory under AddressSanitizer, which does not see inside an arena by itself: this test
-//! tells it which bytes are free. `.ci/sanitizers` sets the `cfg`.
+//! Uses of freed memory, found by AddressSanitizer. It knows nothing of the free memory inside an
+//! arena, so this test **poisons** free bytes: the sanitizer ends a program that reads or writes
+//! them. `.ci/sanitizers` sets the `cfg`.
 #![cfg(address_sanitizer)]
 
 use std::alloc::Layout;
@@ -23,7 +24,7 @@ unsafe extern "C" {
 }
 
 fn poison(start: NonNull<u8>, bytes: usize) {
-    // SAFETY: the sanitizer only notes the bytes.
+    // SAFETY: the sanitizer only records the bytes, and does not access them.
     unsafe { __asan_poison_memory_region(start.as_ptr().cast(), bytes) };
 }
 
@@ -74,7 +75,7 @@ fn with_heap(test: impl FnOnce(&Heap<'_>, &SwitchedCpu)) {
     let mut memory = vec![MaybeUninit::uninit(); 4096 * PAGE_SIZE];
     let (start, bytes) = (NonNull::from(&mut memory[0]).cast(), memory.len());
     let arena = Arena::new(&mut memory).expect("large enough");
-    // Its metadata stays; the test begins with free pages.
+    // Takes all pages and frees them, which poisons them. The metadata of the arena stays readable.
     let (pages, cpus) = (Poisoned(arena), SwitchedCpu::new(2));
     let all: Vec<_> = std::iter::from_fn(|| pages.allocate(Order::ZERO).ok()).collect();
     // SAFETY: allocated just now.
@@ -83,7 +84,7 @@ fn with_heap(test: impl FnOnce(&Heap<'_>, &SwitchedCpu)) {
     unpoison(start, bytes);
 }
 
-/// Allocates; the bytes that were not asked for stay poisoned.
+/// Allocates. The bytes of the object beyond the request stay poisoned.
 fn allocate(heap: &Heap<'_>, layout: Layout) -> Option<NonNull<u8>> {
     let start = heap.allocate(layout).ok()?;
     unpoison(start, layout.size());
@@ -126,13 +127,14 @@ fn the_allocator_touches_no_byte_of_its_users() {
     });
 }
 
-/// The names of the mistakes that the sanitizer must end the program for.
+/// The mistakes, by name. The sanitizer must end the program for each of them.
 const MISTAKES: [&str; 4] = ["object", "run", "page", "overflow"];
 
-/// Makes one mistake.
+/// Makes one mistake: reads a byte that is poisoned.
 fn make(mistake: &str) {
     with_heap(|heap, _| {
-        // A multiple of the eight bytes for which the sanitizer keeps one, below a class.
+        // A multiple of eight, as the sanitizer records the state of eight bytes at a time, and
+        // less than the size of the class, so that the object has bytes beyond the request.
         let size = if mistake == "run" { 100_000 } else { 104 };
         let layout = Layout::from_size_align(size, 16).expect("small");
         let start = allocate(heap, layout).expect("room");
@@ -145,15 +147,15 @@ fn make(mistake: &str) {
         if mistake == "page" {
             heap.shrink_all();
         }
-        // SAFETY: not so: this is the mistake, and the sanitizer ends the program.
+        // SAFETY: not sound: this is the mistake, and the sanitizer ends the program.
         let byte = unsafe { start.add(offset).read_volatile() };
         println!("{mistake}: {byte} was read");
     });
 }
 
-/// Each mistake is made in a program of its own.
+/// Makes each mistake in a process of its own.
 ///
-/// Mutation that it catches: `free` without the poison (the program lives).
+/// Mutation that it catches: a `free` that poisons nothing (the process does not end).
 #[test]
 fn a_use_after_free_inside_the_arena_is_seen() {
     const NAME: &str = "KMALLOC_MISTAKE";

@@ -1,5 +1,5 @@
-//! Collections of both versions of `allocator-api2` over one allocator: content kept while they
-//! grow, all pages returned afterwards.
+//! Collections of `allocator-api2` 0.2 and 0.4 over one allocator. They keep their content while
+//! they grow, and all pages return to the source.
 
 use std::alloc::Layout;
 use std::mem::MaybeUninit;
@@ -37,7 +37,7 @@ macro_rules! check_version {
             let shrunk = unsafe { (&kmalloc).shrink(grown.cast(), large, small) }.expect("room");
             // SAFETY: allocated with this layout.
             unsafe { (&kmalloc).deallocate(shrunk.cast(), small) };
-            // Several allocations may have no bytes.
+            // An allocation of zero bytes is allowed.
             let none = (&kmalloc).allocate(layout(0, 1)).expect("room");
             // SAFETY: allocated with this layout.
             unsafe { (&kmalloc).deallocate(none.cast(), layout(0, 1)) };

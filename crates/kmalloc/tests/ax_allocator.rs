@@ -1,4 +1,4 @@
-//! The byte allocator's traits of ArceOS, of both of its crates.
+//! The byte allocator for ArceOS, through the traits of `ax-allocator` and of `axallocator`.
 
 use std::alloc::{Layout, alloc, dealloc};
 
@@ -9,7 +9,7 @@ const LAYOUT: Layout = match Layout::from_size_align(4 << 20, 1 << 12) {
     Err(_) => panic!("the size of a page is a power of two"),
 };
 
-/// Runs `test` with the address of 4 MiB, which are not zero.
+/// Runs `test` with the address of 4 MiB of memory that does not read as zero.
 fn with_memory(test: impl FnOnce(usize)) {
     // SAFETY: the layout is not empty.
     let memory = unsafe { alloc(LAYOUT) };
@@ -25,7 +25,7 @@ fn layout(size: usize, alignment: usize) -> Layout {
     Layout::from_size_align(size, alignment).expect("a power of two")
 }
 
-/// The tests, by the traits of one crate.
+/// The tests, through the traits of one crate.
 macro_rules! tests {
     ($name:ident, $ax:ident) => {
         mod $name {
@@ -34,7 +34,7 @@ macro_rules! tests {
 
             fn empty() -> KmallocByteAllocator {
                 // SAFETY: clause 1: the memory of `with_memory`, which outlives the allocator.
-                // Clause 2: the tests free what they allocated, and do not use it.
+                // Clause 2: the tests free each allocation once, and do not use it afterwards.
                 unsafe { KmallocByteAllocator::new() }
             }
 
@@ -128,7 +128,7 @@ macro_rules! tests {
 tests!(current, ax_allocator);
 tests!(former, axallocator);
 
-/// What a kernel declares: the allocator behind its own lock, as a static.
+/// A kernel declares the allocator as a static, behind a lock of its own.
 #[test]
 fn the_allocator_is_a_constant_behind_a_lock() {
     use ax_allocator::{BaseAllocator, ByteAllocator};

@@ -1,4 +1,5 @@
-//! Replays what the fuzzer has found worth keeping, without the fuzzer, and random inputs.
+//! Runs the check of the fuzz target on the inputs that the repository keeps, and on random inputs.
+//! It needs no fuzzer.
 #![cfg(not(loom))]
 
 #[path = "../fuzz/allocations.rs"]

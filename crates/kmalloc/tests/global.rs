@@ -1,5 +1,5 @@
-//! This test program runs on its own allocator: the harness, its threads, and collections that are
-//! filled and dropped.
+//! A [`Global`] as the global allocator of this test program: the test harness, its threads and the
+//! collections of the tests allocate from it.
 
 use std::alloc::Layout;
 use std::collections::BTreeMap;
@@ -70,7 +70,7 @@ fn impossible_requests_are_null_and_leave_everything_as_it_was() {
     let layout = Layout::from_size_align(1, 2 << 30).expect("a layout");
     // SAFETY: the layout is not empty.
     let start = unsafe { std::alloc::alloc(layout) };
-    // Hidden: the compiler may leave out an allocation of which only this comparison is used.
+    // `black_box`, as the compiler may remove an allocation that is only compared with null.
     assert!(std::hint::black_box(start).is_null());
 }
 

@@ -1,5 +1,5 @@
-//! Heaps over regions: random histories while regions are added, threads, errors of set-up, and the
-//! `Allocator` of a heap.
+//! Heaps over memory regions: random histories while regions are added, threads, regions that are
+//! too small, and a heap as an `Allocator`.
 #![cfg(not(loom))]
 
 use std::alloc::{GlobalAlloc, Layout};
@@ -13,7 +13,7 @@ use page_frame::{Cpu, OneContext, PAGE_SIZE};
 use slab::{Debugging, Hardened, Hardening, Off};
 use testkit::{Pattern, Random};
 
-/// Memory that is never freed, as a kernel's.
+/// Returns memory that is never freed, like the memory of a kernel.
 fn leaked(bytes: usize) -> *mut u8 {
     vec![0xa5_u8; bytes].leak().as_mut_ptr()
 }
@@ -32,7 +32,7 @@ impl Live {
     }
 }
 
-/// One step of a random history; returns whether a request failed.
+/// Allocates, resizes or frees at random, and checks the content. Returns whether a request failed.
 fn step(heap: &impl GlobalAlloc, live: &mut Vec<Live>, random: &mut Random, number: u64) -> bool {
     let most = [64, 300, 5_000, 40_000][random.below(4)];
     let bytes = 1 + random.below(most);
@@ -68,8 +68,8 @@ fn step(heap: &impl GlobalAlloc, live: &mut Vec<Live>, random: &mut Random, numb
     false
 }
 
-/// Runs a history in which touching regions of random sizes are added, `memory` bytes in all; all
-/// bytes come back.
+/// Runs a random history, while adjacent regions of random sizes are added, `memory` bytes in
+/// total. In the end no class holds a page.
 fn history<C: Cpu + Clone + Send + Sync, K: Hardening>(
     heap: &Heap<C, K>,
     seed: u64,
@@ -129,7 +129,9 @@ fn random_histories_while_regions_are_added() {
     }
 }
 
-/// Mutations that it catches: a class that had bytes and whose frees by layout find its cache.
+/// While the heap is small, it serves requests as bytes. When it is large, classes get caches.
+///
+/// Mutation that it catches: a free by layout puts such bytes into the cache of their class.
 #[test]
 fn random_histories_of_a_heap_that_grows_from_small_to_large() {
     for seed in 1..6 {
@@ -155,7 +157,7 @@ mod critical_section {
     }
 }
 
-/// Threads allocate before, while and after one of them adds regions.
+/// Runs threads that allocate, before the first region and while other threads add regions.
 fn threads_on<C: Cpu + Clone + Send + Sync>(heap: &Heap<C>) {
     thread::scope(|scope| {
         for seed in 1..4 {
@@ -234,11 +236,12 @@ fn collections_use_a_heap_as_their_allocator() {
     assert!(heap.kmalloc().is_some_and(|kmalloc| kmalloc.large_pages() > 0));
 }
 
-/// Bytes that grew in place to another size class are no objects of that class's cache, which is
-/// built when the heap is large.
+/// A small heap serves requests as bytes, which may grow in place to the size of another class.
+/// When the heap is large, that class gets a cache. The bytes are no object of it, so their free
+/// must not put them there.
 ///
-/// Mutation that it catches: a resize in place that leaves the new class as it is (the next request
-/// gets memory of the small region from the cache's magazine).
+/// Mutation that it catches: a resize in place that does not make the new class mixed (the next
+/// request gets memory of the small region from the cache's magazine).
 #[test]
 fn memory_that_grew_in_place_in_a_small_heap_enters_no_cache() {
     // SAFETY: clause 1: this thread alone uses it.
@@ -253,7 +256,7 @@ fn memory_that_grew_in_place_in_a_small_heap_enters_no_cache() {
         let start = unsafe { heap.alloc(layout(100)) };
         // SAFETY: allocated with this layout; only the result is used.
         let grown = unsafe { heap.realloc(start, layout(100), bytes) };
-        assert_eq!(grown, start, "in place: nothing lies behind");
+        assert_eq!(grown, start, "in place: the bytes behind are free");
         grown
     });
     // SAFETY: clause 1: leaked memory that no other code uses.
@@ -289,9 +292,10 @@ fn memory_that_grew_in_place_in_a_small_heap_enters_no_cache() {
     assert_eq!(kmalloc.large_pages(), 0);
 }
 
-/// A region just above the size of a small one has bookkeeping that brings it below.
+/// The first region is slightly larger than 4 MiB, the most that a small region has. Its metadata
+/// takes so much that both regions together serve at most 4 MiB.
 ///
-/// Mutation that it catches: a heap that is small by its sum alone.
+/// Mutation that it catches: a heap counts as small because of this sum, whatever its regions are.
 #[test]
 fn a_small_region_beside_a_large_one_does_not_make_the_heap_small() {
     // SAFETY: clause 1: this thread alone uses it.

@@ -1,6 +1,7 @@
-//! Interrupts at steps of a heap that is small and grows, and after each instruction: their
-//! handlers allocate and free too, runs of pages among them, and find no lock that the interrupted
-//! code holds.
+//! Interrupt handlers that allocate and free memory of the heap that they interrupt, runs of pages
+//! among it. In one test an interrupt arrives at each fifth call of the [`Cpu`], while the heap
+//! grows from small to large; in the other one after each instruction. No handler may need a lock
+//! that the interrupted code holds: it would spin for ever.
 #![cfg(all(target_os = "linux", target_arch = "x86_64", not(any(loom, miri))))]
 
 use std::alloc::{GlobalAlloc, Layout};
@@ -36,12 +37,13 @@ impl Handler {
     }
 }
 
-/// One CPU whose interrupts arrive when they are not masked.
+/// A machine of one CPU. Each method call is a step, at which an interrupt may arrive unless
+/// interrupts are masked.
 #[derive(Clone, Default)]
 struct Interrupted;
 
 impl Interrupted {
-    /// Runs the interrupt handler at every fifth step.
+    /// Runs the interrupt handler at each fifth step, unless interrupts are masked.
     fn step() {
         if MASKED.get() > 0 || IS_INSIDE.get() {
             return;
@@ -101,7 +103,7 @@ fn check_and_free((start, layout): Piece) {
     unsafe { HEAP.dealloc(start.as_ptr(), layout) };
 }
 
-/// Allocates a piece, or frees one; returns whether it allocated one.
+/// Allocates a piece or frees one, at random. Returns whether it allocated one.
 fn play(pieces: &mut Vec<Piece>, random: &mut Random, most: usize) -> bool {
     if pieces.len() < most && random.below(2) == 0 {
         let bytes = [30, 300, 9_000, 60_000][random.below(4)];
@@ -168,10 +170,11 @@ fn interrupt(step: u64) {
 
 static STEPPED: Heap<Interrupted> = Heap::empty();
 
-/// Without the masks in `Regions` a handler spins for ever on the lock of an arena.
+/// Mutation that it catches: `Regions` does not mask interrupts while it holds the lock of an arena
+/// (a handler spins on that lock for ever).
 #[test]
 fn handlers_allocate_after_every_instruction() {
-    // The steps of the machine call no handler.
+    // So that the method calls of the machine run no handler.
     IS_INSIDE.set(true);
     let memory = vec![0_u8; 512 << 10].leak();
     // SAFETY: clause 1: leaked, and used by no other code.

@@ -1,6 +1,6 @@
-//! Random histories of allocations of any size and alignment, freed in every way and resized, on
-//! several CPUs, against a list of the live objects; with all invariants checked on the way and all
-//! pages returned in the end.
+//! Random histories on several CPUs: allocations of any size and alignment, which are resized, and
+//! freed by address or by layout. A list of the live objects says what each of them must contain.
+//! The test checks all invariants on the way, and in the end all pages must be free again.
 #![cfg(not(loom))]
 
 use std::alloc::Layout;
@@ -39,13 +39,13 @@ impl Live {
     }
 }
 
-/// Small sizes often, large ones seldom.
+/// Returns a random size in bytes: small ones often, large ones seldom.
 fn size(random: &mut Random) -> usize {
     let most = [64, 64, 300, 1000, 5_000, 40_000, 200_000][random.below(7)];
     random.below(most)
 }
 
-/// Runs one history; how many requests failed.
+/// Runs one history; returns how many requests failed.
 fn history<K: Hardening, P: PageResize>(source: P, seed: u64) -> usize {
     let cpus = SwitchedCpu::new(CPUS);
     let mut random = Random::new(seed);
@@ -129,7 +129,8 @@ fn over_an_arena() {
     }
 }
 
-/// Runs `test` over a buddy of mapped memory; afterwards its free blocks are those of the start.
+/// Runs `test` over a buddy of mapped memory, which must have the same free blocks afterwards as
+/// before.
 fn over_a_buddy(test: impl Fn(&Buddy<'static, DirectMap, SingleCpu>)) {
     let memory = Mapped::reserve(PAGES * PAGE_SIZE).expect("address space");
     let ranges = [memory.frames()];

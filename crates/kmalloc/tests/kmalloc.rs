@@ -1,5 +1,5 @@
-//! Every way to allocate, free and resize, over an arena and over a buddy: edges, faults, and all
-//! pages returned in the end.
+//! Every way to allocate, free and resize, over an arena and over a buddy: sizes at the edges of
+//! classes, faults, and no page lost.
 
 use std::alloc::Layout;
 use std::mem::MaybeUninit;
@@ -17,7 +17,7 @@ fn layout(bytes: usize, alignment: usize) -> Layout {
     Layout::from_size_align(bytes, alignment).expect("a layout")
 }
 
-/// Runs `test` over an arena, and afterwards the source has all pages.
+/// Runs `test` over an arena, which must have all pages again afterwards.
 fn over_an_arena(test: impl FnOnce(&Kmalloc<(&Counted<Arena<'_>>, SingleCpu)>)) {
     let mut memory = vec![MaybeUninit::uninit(); PAGES * PAGE_SIZE];
     let arena = Counted::new(Arena::new(&mut memory).expect("large enough"));
@@ -191,8 +191,8 @@ fn within_a_class_nothing_moves_and_a_failed_resize_changes_nothing() {
     });
 }
 
-/// Faults of the test that is running; the tests that use it run one after the other in one
-/// function.
+/// The sum of the faults of `misuse_that_the_page_map_shows_is_a_fault_and_frees_nothing`, each
+/// with the weight of its kind.
 static FAULTS: AtomicUsize = AtomicUsize::new(0);
 
 fn count(fault: &Fault) {
@@ -207,7 +207,7 @@ fn count(fault: &Fault) {
 }
 
 #[test]
-fn misuse_that_the_page_map_shows_is_a_fault_and_nothing_is_credited() {
+fn misuse_that_the_page_map_shows_is_a_fault_and_frees_nothing() {
     let mut memory = vec![MaybeUninit::uninit(); PAGES * PAGE_SIZE];
     let arena = Arena::new(&mut memory).expect("large enough");
     let registry = Registry::with_fault_hook(&arena, SingleCpu::new(), count).expect("room");
@@ -273,7 +273,7 @@ fn runs_of_a_buddy_are_page_exact_and_resized_in_place() {
         let shrunk = unsafe { kmalloc.reallocate(start, layout(16 * PAGE_SIZE, 1), 9 * PAGE_SIZE) };
         assert_eq!(shrunk, Ok(start));
         assert_eq!(kmalloc.large_pages(), 9);
-        // SAFETY: nine pages are left, and nobody uses them.
+        // SAFETY: nine pages are left, and no code uses them.
         unsafe { kmalloc.free(start) };
         assert_eq!(kmalloc.large_pages(), 0);
     }
@@ -303,7 +303,7 @@ fn a_hardened_allocator_finds_double_frees_and_overflows_and_goes_on() {
         // SAFETY: allocated above, not used any more.
         unsafe { kmalloc.kfree(Some(*object)) };
     }
-    // SAFETY: not sound in general; the hook returns, and nothing is credited.
+    // SAFETY: not sound in general: a second free. The hook returns, and the free changes nothing.
     unsafe { kmalloc.kfree(Some(objects[3])) };
     // SAFETY: one byte behind the last usable one: inside the slab.
     let behind = unsafe { objects[35].add(kmalloc.ksize(objects[35])) };
@@ -338,7 +338,7 @@ fn a_run_that_grows_moves_once_and_then_grows_in_place() {
     let kmalloc = Kmalloc::new(Registry::new(&buddy, SingleCpu::new()).expect("room"));
     let page = |pages| layout(pages * PAGE_SIZE, 8);
     let mut start = kmalloc.allocate(page(9)).expect("room");
-    // Right behind it, so that it cannot grow where it is.
+    // Directly behind `start`, so that `start` cannot grow in place.
     let behind = kmalloc.allocate(page(9)).expect("room");
     let (mut moves, mut pages) = (0, 9);
     while pages < 48 {
@@ -351,9 +351,9 @@ fn a_run_that_grows_moves_once_and_then_grows_in_place() {
         assert!(unsafe { Pattern(1).is_in(grown, pages * PAGE_SIZE) });
         moves += usize::from(grown != start);
         (start, pages) = (grown, pages + 3);
-        assert_eq!(kmalloc.large_pages(), pages + 9, "the room is not the run's");
+        assert_eq!(kmalloc.large_pages(), pages + 9, "free pages behind a run do not count");
     }
-    assert_eq!(moves, 1, "64 pages are free from where it moved to");
+    assert_eq!(moves, 1, "it moved to a place with 64 free pages");
     // SAFETY: ours, and not used any more.
     unsafe { kmalloc.free(start) };
     // SAFETY: ours, and not used any more.

@@ -40,15 +40,15 @@ fn the_numbers_of_the_chapter_hold() {
     let start = kmalloc.kmalloc(100).expect("room");
     let class = ClassIndex::for_size(100).expect("small");
     assert_eq!((class.size(), class.index()), (112, 10), "step 1");
-    assert_eq!(asked(), (3, 3), "steps 2 and 4: a page for the cache's core, one for the slab");
-    let core = stats("cache");
-    assert_eq!((core.object_size, core.objects), (640, 6), "step 2");
+    assert_eq!(asked(), (3, 3), "steps 2 and 4: a page for the cache itself, one for the slab");
+    let caches = stats("cache");
+    assert_eq!((caches.object_size, caches.objects), (640, 6), "step 2");
     let slab = stats("kmalloc-112");
     assert_eq!((slab.objects_per_slab, slab.pages_per_slab), (35, 1), "step 4");
     assert_eq!(pages.tag(start.addr().get()), Tag::class(10).expect("a class"), "step 5");
     assert_eq!(start.addr().get() % PAGE_SIZE, 0, "step 6: the first object");
     let kept = 16_384 - 3 - pages.source().free_frames_count();
-    assert_eq!(kept, 61, "step 4: what the buddy's slot has left of its word");
+    assert_eq!(kept, 61, "step 4: the frames in the buddy's CPU slot, of the 64 that it took");
 
     // SAFETY: allocated in step 1.
     unsafe { kmalloc.kfree(Some(start)) };
@@ -63,14 +63,14 @@ fn the_numbers_of_the_chapter_hold() {
     (0..3).for_each(|_| pair());
     assert_eq!(asked(), (3, 3), "eight misses without magazines");
     pair();
-    assert_eq!(asked(), (4, 4), "the ninth miss is worth a magazine");
+    assert_eq!(asked(), (4, 4), "after eight misses the slot gets a magazine");
     assert_eq!(stats("magazine-12").object_size, 112);
     assert_eq!(stats("kmalloc-112").objects_active, 6, "half a magazine");
     (0..1000).for_each(|_| pair());
     assert_eq!(asked(), (4, 4), "hits");
 
     kmalloc.shrink_all();
-    assert_eq!(asked().1, 2, "what stays is the registry and the core");
+    assert_eq!(asked().1, 2, "the registry and the cache stay");
     drop(kmalloc);
     assert_eq!(asked().1, 0);
 }

@@ -1,5 +1,5 @@
-//! Models of what two CPUs do at their first requests: building a class's cache, and setting up the
-//! global allocator.
+//! Models of two CPUs that make their first requests at once: they build the cache of a class, and
+//! set up the global allocator.
 //!
 //! Each model's comment records a mutation of the code under test that it was seen to catch.
 
@@ -52,7 +52,8 @@ mod models {
         become_cpu(0);
         let mut memory = vec![MaybeUninit::<u8>::uninit(); PAGES * PAGE_SIZE];
         let start = NonNull::from(&mut memory[..]).cast();
-        // SAFETY: the memory is ours until the end of this function, where the arena has gone.
+        // SAFETY: the memory is ours until the end of this function, and the arena is dropped
+        // before.
         let arena = unsafe { Arena::from_raw(start, memory.len()) }.expect("large enough");
         let arena = Arc::new(arena);
         let pages = arena.free_pages();
@@ -64,10 +65,11 @@ mod models {
         Layout::from_size_align(2048, 8).expect("a layout")
     }
 
-    /// Two CPUs ask for a class that has no cache yet: both get objects of one cache, and the other
-    /// cache leaves nothing. Mutations that it catches: the loser going on with its own cache (two
-    /// caches of a class, objects of the wrong one); the exchange made Relaxed ("causality
-    /// violation").
+    /// Two CPUs ask for a class that has no cache yet. Both build one; both get objects of the same
+    /// one, and the other is destroyed.
+    ///
+    /// Mutations that it catches: the loser keeps its own cache (two caches of a class, objects of
+    /// the wrong one); the exchange made Relaxed ("causality violation").
     #[test]
     fn two_cpus_build_the_same_class() {
         long_model("kmalloc: two build a class", 50, 2, || {
@@ -95,13 +97,15 @@ mod models {
     }
 
     thread_local! {
-        /// The arena of the execution that runs; all threads of a model are one thread of the
-        /// system.
+        /// The arena of the current execution. loom runs all threads of a model on one thread of
+        /// the system.
         static ARENA: Cell<Option<Shared>> = const { Cell::new(None) };
     }
 
-    /// Two CPUs make the first request at once: `setup` runs once, and both see what it made.
-    /// Mutation seen to fail: the store of `READY` made Relaxed ("causality violation").
+    /// Two CPUs make the first request at once: `setup` runs once, and both see the allocator that
+    /// it made.
+    ///
+    /// Mutation that it catches: the store of `READY` made Relaxed ("causality violation").
     #[test]
     fn the_global_allocator_is_set_up_once() {
         long_model("kmalloc: two start the global allocator", 20, 2, || {

@@ -1,4 +1,4 @@
-//! Which kind of fault a free of a wrong address is.
+//! The kind of fault that a free of a wrong address reports.
 
 use std::alloc::Layout;
 use std::cell::RefCell;
@@ -65,7 +65,7 @@ fn wrong_frees_of_large_allocations_are_called_what_they_are() {
 }
 
 #[test]
-fn so_they_are_over_a_buddy() {
+fn wrong_frees_over_a_buddy_are_called_what_they_are() {
     use buddy::page_frame::DirectMap;
     use buddy::{Buddy, Mode, ZeroedMemory};
     let memory = hosted::Mapped::reserve(64 << 20).expect("address space");
@@ -83,7 +83,8 @@ fn so_they_are_over_a_buddy() {
 
 /// A report names the call, the cache, and the byte.
 ///
-/// Mutation that it catches: a closure around the free, in which the caller's place is lost.
+/// Mutation that it catches: a closure around the free, in which the location of the caller is
+/// lost.
 #[test]
 fn reports_name_the_call_and_the_cache() {
     let mut memory = vec![MaybeUninit::uninit(); 4 << 20];
@@ -99,7 +100,7 @@ fn reports_name_the_call_and_the_cache() {
     assert!(faults_of(&kmalloc, written).is_empty());
     // SAFETY: inside what was the object.
     let byte = unsafe { written.add(77) };
-    // SAFETY: the bug that is looked for; the byte lies in the arena, which is ours.
+    // SAFETY: the bug that the allocator must find. The byte lies in the arena, which is ours.
     unsafe { byte.write(0x55) };
     let again: Vec<_> = (0..300).map(|_| kmalloc.kmalloc(200).expect("room")).collect();
     let faults = FAULTS.take();

@@ -1,4 +1,5 @@
-//! Where memory ends: a hook with state, requests that ask no hook, and a budget for each instance.
+//! Memory runs out: an out-of-memory hook with state, requests that do not call the hook, and a
+//! quota of pages for each allocator.
 
 use std::alloc::Layout;
 use std::mem::MaybeUninit;
@@ -20,16 +21,16 @@ fn layout(bytes: usize) -> Layout {
     Layout::from_size_align(bytes, 8).expect("a layout")
 }
 
-/// An out-of-memory hook with state: blocks put by for the day, and how often it was asked for how
-/// much.
-struct PutBy<'a> {
+/// An out-of-memory hook with state: blocks in reserve, the number of its calls, and the pages that
+/// these asked for.
+struct Reserve<'a> {
     arena: &'a Arena<'a>,
     blocks: Mutex<Vec<PageBlock>>,
     asked: AtomicUsize,
     asked_pages: AtomicUsize,
 }
 
-impl<'a> PutBy<'a> {
+impl<'a> Reserve<'a> {
     fn new(arena: &'a Arena<'a>, blocks: usize) -> Self {
         let order = Order::new(4).expect("16 pages");
         let blocks = (0..blocks).map(|_| arena.allocate(order).expect("room")).collect();
@@ -42,7 +43,7 @@ impl<'a> PutBy<'a> {
     }
 }
 
-impl Shrink for PutBy<'_> {
+impl Shrink for Reserve<'_> {
     fn reclaimable(&self) -> usize {
         self.blocks.lock().expect("no panic").iter().map(PageBlock::pages).sum()
     }
@@ -58,7 +59,7 @@ impl Shrink for PutBy<'_> {
     }
 }
 
-impl Drop for PutBy<'_> {
+impl Drop for Reserve<'_> {
     fn drop(&mut self) {
         let blocks = std::mem::take(&mut *self.blocks.lock().expect("no panic"));
         // SAFETY: from the arena, and unused.
@@ -66,13 +67,13 @@ impl Drop for PutBy<'_> {
     }
 }
 
-/// Runs `test` over an arena with a hook that has put so many blocks of 16 pages by; afterwards all
-/// pages are returned.
-fn with_hook(blocks: usize, test: impl FnOnce(&TestKmalloc<'_>, &PutBy<'_>)) {
+/// Runs `test` over an arena with a hook that has `blocks` blocks of 16 pages in reserve.
+/// Afterwards all pages are returned.
+fn with_hook(blocks: usize, test: impl FnOnce(&TestKmalloc<'_>, &Reserve<'_>)) {
     let mut memory = vec![MaybeUninit::uninit(); PAGES * PAGE_SIZE];
     let arena = Arena::new(&mut memory).expect("large enough");
     let free = arena.free_pages();
-    let hook = PutBy::new(&arena, blocks);
+    let hook = Reserve::new(&arena, blocks);
     let source = Reclaiming::new(&arena, &hook);
     let kmalloc = Kmalloc::new(Registry::new(source, SingleCpu::new()).expect("room"));
     test(&kmalloc, &hook);
@@ -82,7 +83,7 @@ fn with_hook(blocks: usize, test: impl FnOnce(&TestKmalloc<'_>, &PutBy<'_>)) {
     assert_eq!(arena.free_pages(), free, "all pages are returned");
 }
 
-type TestKmalloc<'a> = Kmalloc<(Reclaiming<&'a Arena<'a>, &'a PutBy<'a>>, SingleCpu)>;
+type TestKmalloc<'a> = Kmalloc<(Reclaiming<&'a Arena<'a>, &'a Reserve<'a>>, SingleCpu)>;
 
 /// Allocates by `take` until memory runs out.
 fn all(mut take: impl FnMut() -> Result<NonNull<u8>, OutOfMemory>) -> Vec<NonNull<u8>> {
@@ -95,7 +96,7 @@ fn free_all(kmalloc: &TestKmalloc<'_>, starts: Vec<NonNull<u8>>) {
 }
 
 #[test]
-fn a_hook_is_asked_once_for_a_request_and_what_it_gives_serves_it() {
+fn a_request_calls_the_hook_once_and_uses_the_pages_that_it_releases() {
     with_hook(2, |kmalloc, hook| {
         let mut most = all(|| kmalloc.try_allocate(layout(16 * PAGE_SIZE)));
         most.extend(all(|| kmalloc.try_allocate(layout(9 * PAGE_SIZE))));
@@ -103,16 +104,16 @@ fn a_hook_is_asked_once_for_a_request_and_what_it_gives_serves_it() {
         let first = kmalloc.allocate(layout(16 * PAGE_SIZE)).expect("the hook has two such blocks");
         let second = kmalloc.allocate(layout(9 * PAGE_SIZE)).expect("the hook has another");
         assert_eq!(hook.asked(), 2);
-        assert_eq!(hook.asked_pages.load(Ordering::Relaxed), 16 + 9, "as many as were missing");
+        assert_eq!(hook.asked_pages.load(Ordering::Relaxed), 16 + 9, "the pages of both requests");
         assert!(kmalloc.allocate(layout(16 * PAGE_SIZE)).is_err());
-        assert_eq!(hook.asked(), 3, "asked once more, and then it is out of memory");
+        assert_eq!(hook.asked(), 3, "asked once more, with nothing in reserve");
         free_all(kmalloc, vec![first, second]);
         free_all(kmalloc, most);
     });
 }
 
 #[test]
-fn trying_asks_no_hook_whatever_the_size() {
+fn try_allocate_calls_no_hook_whatever_the_size() {
     with_hook(3, |kmalloc, hook| {
         let sizes = [8, 100, 2048, 5000, LARGEST, LARGEST + 1];
         let some = sizes.iter().flat_map(|bytes| {
@@ -125,7 +126,7 @@ fn trying_asks_no_hook_whatever_the_size() {
             held.extend(rest);
         }
         assert!(held.len() > 400, "{} objects of what there was", held.len());
-        // An unused class, for whose cache there is no page.
+        // A class without a cache, for which no page is free.
         assert!(kmalloc.try_allocate(layout(640)).is_err());
         assert_eq!(hook.asked(), 0);
         let object = kmalloc.allocate(layout(640)).expect("the hook has some");
@@ -141,33 +142,34 @@ fn trying_asks_no_hook_whatever_the_size() {
 }
 
 #[test]
-fn a_budget_stops_one_instance_and_not_the_other() {
+fn a_quota_stops_one_allocator_and_not_the_other() {
     let mut memory = vec![MaybeUninit::uninit(); PAGES * PAGE_SIZE];
     let arena = Arena::new(&mut memory).expect("large enough");
     let free = arena.free_pages();
-    let small = Limited::new(&arena).with_quota(40);
-    let large = Limited::new(&arena).with_quota(300);
+    let small_source = Limited::new(&arena).with_quota(40);
+    let large_source = Limited::new(&arena).with_quota(300);
     let on = |source| Kmalloc::new(Registry::new(source, SingleCpu::new()).expect("room"));
-    let (poor, rich) = (on(&small), on(&large));
-    let poors = all(|| poor.kmalloc(1000));
-    assert!((30 * 4..=40 * 4).contains(&poors.len()), "{} objects in 40 pages", poors.len());
-    assert!(poor.kmalloc(10 * PAGE_SIZE).is_err(), "its budget is spent");
-    assert_eq!(small.held_pages(), poor.pages_held(), "it pays for what it holds");
-    let riches: Vec<_> = (0..800).map(|_| rich.kmalloc(1000).expect("in its budget")).collect();
+    let (small, large) = (on(&small_source), on(&large_source));
+    let of_small = all(|| small.kmalloc(1000));
+    assert!((30 * 4..=40 * 4).contains(&of_small.len()), "{} objects in 40 pages", of_small.len());
+    assert!(small.kmalloc(10 * PAGE_SIZE).is_err(), "its quota is used up");
+    assert_eq!(small_source.held_pages(), small.pages_held(), "its pages count");
+    let of_large: Vec<_> =
+        (0..800).map(|_| large.kmalloc(1000).expect("below its quota")).collect();
     assert!(arena.free_pages() > 0);
     // Freed memory may be allocated again.
-    for start in poors {
-        // SAFETY: from the poor one, once.
-        unsafe { poor.kfree(Some(start)) };
+    for start in of_small {
+        // SAFETY: from this allocator, once.
+        unsafe { small.kfree(Some(start)) };
     }
-    poor.shrink_all();
-    let large = poor.kmalloc(20 * PAGE_SIZE).expect("its budget is free again");
-    // SAFETY: the twenty pages, from the same instance.
-    unsafe { poor.kfree(Some(large)) };
-    for start in riches {
-        // SAFETY: from the rich one, once.
-        unsafe { rich.kfree(Some(start)) };
+    small.shrink_all();
+    let run = small.kmalloc(20 * PAGE_SIZE).expect("below its quota again");
+    // SAFETY: the twenty pages, from this allocator.
+    unsafe { small.kfree(Some(run)) };
+    for start in of_large {
+        // SAFETY: from this allocator, once.
+        unsafe { large.kfree(Some(start)) };
     }
-    drop((poor, rich));
+    drop((small, large));
     assert_eq!(arena.free_pages(), free, "all pages are returned");
 }

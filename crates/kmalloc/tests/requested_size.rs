@@ -1,4 +1,5 @@
-//! Under `Debugging` a write behind the bytes that were asked for is found, wherever in the class.
+//! Under the preset `Debugging` the allocator finds writes beyond the requested size, also inside
+//! the object of the class.
 
 use std::alloc::Layout;
 use std::cell::RefCell;
@@ -37,7 +38,7 @@ fn spoil(start: NonNull<u8>, offset: usize) {
     unsafe { place.write(!before) };
 }
 
-/// Checks an allocation.
+/// Checks an allocation, and returns its requested size.
 fn check(kmalloc: &Checked<'_>, start: NonNull<u8>) -> Result<usize, Fault> {
     // SAFETY: clauses 1 and 2: allocated by the caller, the only thread.
     unsafe { kmalloc.check_owned(start) }
@@ -60,8 +61,8 @@ fn overflow_at_free(kmalloc: &Checked<'_>, start: NonNull<u8>) -> Option<(i32, u
     offsets.collect::<Vec<_>>().pop()
 }
 
-/// Mutations that it catches: the rest of the class is not filled or not checked; the size is that
-/// of the class; `check` looks at the mark alone.
+/// Mutations that it catches: the rest of the object is not filled or not checked; the recorded
+/// size is that of the class; `check` looks only at the mark.
 #[test]
 fn a_write_of_one_byte_too_many_is_found_for_every_size() {
     with_kmalloc(|kmalloc| {
@@ -83,7 +84,7 @@ fn a_write_of_one_byte_too_many_is_found_for_every_size() {
     });
 }
 
-/// The usable size is what may be written: all of it, and no byte more.
+/// The usable size is the requested one: all of it may be written, and no byte more.
 #[test]
 fn usable_bytes_may_be_written_and_are_zeroed() {
     with_kmalloc(|kmalloc| {
@@ -117,8 +118,8 @@ fn usable_bytes_may_be_written_and_are_zeroed() {
     });
 }
 
-/// Mutations that it catches: a size in place keeps the old record; growing keeps the pattern's
-/// old begin; a fault is written over.
+/// Mutations that it catches: a resize in place keeps the old record, or the old end of the
+/// usable bytes; it overwrites a changed byte without a report.
 #[test]
 fn reallocation_in_place_moves_the_end() {
     with_kmalloc(|kmalloc| {
@@ -134,7 +135,7 @@ fn reallocation_in_place_moves_the_end() {
             spoil(same, new);
             assert_eq!(overflow_at_free(kmalloc, same), Some((new as i32, new)), "{sizes:?}");
         }
-        // An overflow is reported by the reallocation, in the class or not, and the bytes move.
+        // A reallocation reports an overflow, in the same class or not, and moves the content.
         for new in [105, 1000, 10] {
             let start = kmalloc.kmalloc(100).expect("room");
             // SAFETY: the bytes of the allocation.

@@ -1,4 +1,5 @@
-//! Setting up the static allocators: failures, races of the first requests, texts.
+//! Set-up of the static allocators: failures, races of the first requests, and the texts that they
+//! print.
 #![cfg(not(loom))]
 
 use std::alloc::{GlobalAlloc, Layout};
@@ -21,7 +22,7 @@ fn arena() -> Result<&'static Arena<'static>, OutOfMemory> {
     Ok(Box::leak(Box::new(arena)))
 }
 
-/// A set-up that fails the first time, is slow the second time, and counts.
+/// A set-up that fails at the first call, is slow from the second one on, and counts its calls.
 #[derive(Default)]
 struct Slow(AtomicUsize);
 
@@ -35,8 +36,8 @@ impl SetUp<System, Off> for Slow {
     }
 }
 
-/// Mutation that it catches: a failed set-up that leaves the state at "starting" (the next request
-/// waits for ever), and a second caller that sets up again.
+/// Mutations that it catches: a failed set-up leaves the state at "starting" (the next request
+/// waits for ever); a caller that waited sets up again.
 #[test]
 fn a_failed_set_up_is_tried_again_and_of_racing_requests_one_sets_up() {
     let heap = Global::<System, Off, Slow>::new(Slow::default());
@@ -62,8 +63,8 @@ fn a_failed_set_up_is_tried_again_and_of_racing_requests_one_sets_up() {
     kmalloc.validate().expect("consistent");
 }
 
-/// Mutation that it catches: `realloc` to no bytes that frees first, or one whose new layout is
-/// impossible and that gives the old memory up.
+/// Mutations that it catches: a `realloc` to zero bytes frees the old memory first; a `realloc` to
+/// an impossible size frees the old memory.
 #[test]
 fn empty_and_impossible_layouts_keep_what_there_is() {
     let heap = Global::<System, Off, Slow>::new(Slow(AtomicUsize::new(1)));
@@ -86,14 +87,14 @@ fn empty_and_impossible_layouts_keep_what_there_is() {
     heap.get().expect("set up").validate().expect("consistent");
 }
 
-/// Mutation that it catches: a region at address zero whose size is not made smaller.
+/// Mutation that it catches: the start of a region at address zero is moved, and its size stays.
 #[test]
 fn a_heap_says_how_large_its_first_region_must_be() {
     // SAFETY: clause 1: the test is the only context.
     let heap = unsafe { Heap::for_one_context() };
     assert_eq!(format!("{heap:?}"), "Heap { kmalloc: None, .. }");
     for bytes in [0, 63, 64, 200] {
-        // SAFETY: so small a region is refused, and not used.
+        // SAFETY: the heap refuses a region of this size, and does not use it.
         let error = unsafe { heap.add_region(ptr::null_mut(), bytes) }.expect_err("too small");
         assert_eq!((error.start(), error.bytes()), (0, bytes));
         let needed = error.needed();
@@ -113,10 +114,10 @@ fn a_heap_says_how_large_its_first_region_must_be() {
     assert!(text.starts_with("Heap { kmalloc: Some(Kmalloc { pages_held: "), "{text}");
 }
 
-/// A machine whose heap is made by its default.
+/// Adds leaked regions of growing size until one is large enough.
 ///
-/// Mutation that it catches: `Heap::empty` with another machine than the default (it does not
-/// compile), or one that has memory.
+/// Mutation that it catches: `Heap::empty` makes another machine than the default (it does not
+/// compile), or a heap that has memory.
 #[test]
 fn an_empty_heap_has_no_memory_and_says_what_a_first_region_needs() {
     let heap = Heap::<Threads>::empty();

@@ -42,8 +42,8 @@ impl Small for Heap<OneContext> {
     }
 }
 
-/// Calls `test` with a heap over `bytes` bytes from `offset` bytes behind a page boundary, made in
-/// both ways.
+/// Calls `test` with two heaps, a `Kmalloc` over an arena and a `Heap`. Each has `bytes` bytes,
+/// from `offset` bytes after a page boundary on.
 fn with_heaps(bytes: usize, offset: usize, test: impl Fn(&dyn Small)) {
     let layout = Layout::from_size_align(bytes + offset, 4096).expect("a layout");
     // SAFETY: the layout is not empty.
@@ -83,7 +83,7 @@ fn served(heap: &dyn Small, bytes: usize, most: usize, seed: u64) -> f64 {
     sum as f64 / bytes as f64
 }
 
-/// What must be served at least, in percent.
+/// Bytes of memory, and the minimum share of them in percent that requests get.
 const TABLE: [(usize, f64); 13] = [
     (8 << 10, 75.0),
     (16 << 10, 85.0),
@@ -223,7 +223,7 @@ fn runs_of_pages_are_exact_and_need_no_more_than_there_is() {
         // SAFETY: allocated above, and not used any more.
         unsafe { kmalloc.free(start) };
     }
-    // Bytes where there is no run of pages: more than is free as whole pages.
+    // A request for more than the free whole pages takes bytes.
     let bytes = arena.free_bytes() - 64;
     assert!(bytes > free * PAGE_SIZE, "the parts of pages at both ends are used too");
     let start = kmalloc.allocate(layout(bytes, 8)).expect("room");
@@ -248,7 +248,7 @@ impl Live {
     }
 }
 
-/// One step of a random history of all operations.
+/// Allocates, resizes or frees at random, in every way, and checks the content.
 fn step(kmalloc: &TestKmalloc<'_>, live: &mut Vec<Live>, random: &mut Random, number: u64) {
     let most = [16, 64, 512, 5_000, 40_000][random.below(5)];
     let (bytes, shift) = (1 + random.below(most), [0, 3, 4, 6, 9, 12][random.below(6)]);
@@ -265,7 +265,8 @@ fn step(kmalloc: &TestKmalloc<'_>, live: &mut Vec<Live>, random: &mut Random, nu
         assert!(usable >= bytes);
         // SAFETY: just allocated, of that many bytes.
         unsafe { Pattern(number).fill(start, usable) };
-        // `free_sized` gets the alignment that the kernel's name promises.
+        // `kmalloc` knows no alignment. If the memory has less than that of `layout`, `free_sized`
+        // gets 8.
         let layout =
             if start.addr().get() % layout.align() == 0 { layout } else { self::layout(bytes, 8) };
         live.push(Live { start, layout, number });
@@ -275,7 +276,7 @@ fn step(kmalloc: &TestKmalloc<'_>, live: &mut Vec<Live>, random: &mut Random, nu
     one.check(kmalloc.usable_size(one.start).expect("it is live"));
     match random.below(4) {
         0 => {
-            // SAFETY: clauses 1 and 2: allocated for this layout, and the result alone is used.
+            // SAFETY: clauses 1 and 2: allocated for this layout, and only the result is used.
             if let Ok(moved) = unsafe { kmalloc.reallocate(one.start, one.layout, bytes) } {
                 let kept = one.layout.size().min(bytes);
                 (one.start, one.layout) = (moved, layout(bytes, one.layout.align()));
@@ -332,7 +333,7 @@ fn random_histories_keep_every_byte_and_everything_comes_back() {
     }
 }
 
-/// A private cache takes its pages from the same memory, and gives them back.
+/// A private cache takes its pages from the same memory, and releases them when it runs out.
 #[test]
 fn private_caches_share_a_small_memory_with_the_allocator() {
     with_faults(128 << 10, |kmalloc, _| {
@@ -345,7 +346,7 @@ fn private_caches_share_a_small_memory_with_the_allocator() {
             // SAFETY: clauses 1 and 2: from this cache, and not used any more.
             unsafe { cache.free(object) };
         }
-        // The cache's pages are taken back without being asked for.
+        // The allocator takes the pages of the cache by itself.
         let large = kmalloc.allocate(layout(64 << 10, 8)).expect("the cache has no object in use");
         for start in [some, large] {
             // SAFETY: clauses 1 and 2: allocated above, and not used any more.

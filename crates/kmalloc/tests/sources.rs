@@ -1,5 +1,6 @@
-//! What the allocator makes of its page source and of its machine: content that the source moves,
-//! CPUs that lend an id, and what is left to a caller.
+//! Page sources and machines with more abilities than an arena and a CPU: a source that moves
+//! content, and a machine that lends ids. Also the allocator as a shrinker, and its checks of
+//! layouts and of free objects.
 #![cfg(not(loom))]
 
 use std::alloc::Layout;
@@ -21,7 +22,8 @@ fn layout(bytes: usize) -> Layout {
     Layout::from_size_align(bytes, 8).expect("a layout")
 }
 
-/// A source that moves content by copying whole pages, as one that maps them does, and counts them.
+/// A source that can move content, like one that maps pages. It copies whole pages instead, and
+/// counts them.
 struct Moving<'a> {
     arena: &'a Arena<'a>,
     moved: Cell<usize>,
@@ -65,8 +67,9 @@ unsafe impl PageResize for Moving<'_> {
     }
 }
 
-/// Mutation that it catches: `remap` of fewer pages than the content has, or of content that is not
-/// in whole pages; a copy after a remap is seen by the count of pages alone.
+/// Mutations that it catches: `remap` moves fewer pages than the content has, or content that is
+/// not a run of pages; `reallocate` copies although the source could move (only the count of pages
+/// shows it).
 #[test]
 fn large_content_is_moved_by_the_source_where_it_can() {
     const MIB: usize = 1 << 20;
@@ -80,7 +83,7 @@ fn large_content_is_moved_by_the_source_where_it_can() {
             [(MIB - 1, 0), (MIB, MIB / PAGE_SIZE), (MIB + 100, MIB / PAGE_SIZE + 1), (LARGEST, 0)];
         for (bytes, pages) in cases {
             let start = kmalloc.allocate(layout(bytes)).expect("room");
-            // SAFETY: as many bytes are ours.
+            // SAFETY: the allocation has that many bytes.
             unsafe { Pattern(bytes as u64).fill(start, bytes) };
             source.moved.set(0);
             // The source resizes no run, so the content moves.
@@ -129,10 +132,11 @@ unsafe impl Cpu for Lending<'_> {
     }
 }
 
-/// A thread that ends has no id, and borrows one for each call: what it frees comes back to it.
+/// For example, a thread that is ending has no id, and borrows one for each call. With it the call
+/// finds the objects that earlier calls freed into the slot.
 ///
-/// Mutation that it catches: a borrowed id that is not given back, and a slow path that does not
-/// try the slot again (each free then goes to a slab).
+/// Mutations that it catches: a borrowed id is not given back; the slow path does not try the slot
+/// again (each free goes to a slab).
 #[test]
 fn a_caller_without_an_id_borrows_one_for_each_call() {
     let mut memory = vec![MaybeUninit::uninit(); PAGES * PAGE_SIZE];
@@ -158,7 +162,8 @@ fn a_caller_without_an_id_borrows_one_for_each_call() {
     kmalloc.validate().expect("consistent");
 }
 
-/// Mutation that it catches: `Kmalloc` as a shrinker that shrinks nothing, or that says so.
+/// Mutations that it catches: `Kmalloc` as a shrinker releases nothing, or reports that nothing can
+/// be released.
 #[test]
 fn the_allocator_is_a_shrinker_and_can_be_printed() {
     let mut memory = vec![MaybeUninit::uninit(); PAGES * PAGE_SIZE];
@@ -188,12 +193,13 @@ fn the_allocator_is_a_shrinker_and_can_be_printed() {
     assert_eq!(kmalloc.reclaimable(), 0);
 }
 
-/// Sizes that a caller claims are compared with what was asked for, or with the class.
+/// A claimed layout is compared with the requested size, if the preset records it, otherwise with
+/// the size of the class.
 ///
-/// Mutation that it catches: `check_layout_owned` that compares with the rounded size under a
-/// preset that keeps the requested one.
+/// Mutation that it catches: `check_layout_owned` compares with the size of the class under a
+/// preset that records the requested one.
 #[test]
-fn a_claimed_layout_is_compared_and_freed_objects_are_looked_through() {
+fn a_claimed_layout_is_compared_and_free_objects_are_checked() {
     let mut memory = vec![MaybeUninit::uninit(); PAGES * PAGE_SIZE];
     let arena = Arena::new(&mut memory).expect("large enough");
     let registry = Registry::with_fault_hook(&arena, SingleCpu::new(), |_| ()).expect("room");
@@ -201,7 +207,7 @@ fn a_claimed_layout_is_compared_and_freed_objects_are_looked_through() {
     let start = kmalloc.allocate(layout(100)).expect("room");
     let large = kmalloc.allocate(layout(LARGEST + 1)).expect("room");
     let wrong = |start, bytes| {
-        // SAFETY: clauses 1 and 2: the test's own allocation, and nobody else is there.
+        // SAFETY: clauses 1 and 2: the test's own allocation, which no other code uses.
         unsafe { kmalloc.check_layout_owned(start, layout(bytes)) }
     };
     assert!(wrong(start, 100).is_ok() && wrong(large, LARGEST + 5).is_ok());
@@ -221,7 +227,8 @@ fn a_claimed_layout_is_compared_and_freed_objects_are_looked_through() {
     // SAFETY: clause 1: no other code uses the allocator.
     assert_eq!(unsafe { hardened.check_free_objects() }, 0);
     let byte = freed.as_ptr().wrapping_add(50);
-    // SAFETY: not so: it was freed, which is what the look finds. The byte is the arena's.
+    // SAFETY: not sound in general: the object is free. The check must find this bug. The byte lies
+    // in the arena.
     unsafe { byte.write(1) };
     // SAFETY: as above.
     assert_eq!(unsafe { hardened.check_free_objects() }, 1);

@@ -6,7 +6,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
 use crate::input_error::{InputError, Mismatch};
-use crate::plain_text::PlainText;
+use crate::trace::plain_text::PlainText;
 use crate::trace::source::unpacked;
 
 /// Opens the file at `path`, `-` for standard input, and unpacks it if it is a zstd stream.

@@ -1,14 +1,15 @@
 //! Reads the free blocks of zones from the texts that kernels print:
 //!
 //! ```text
-//! Node 0, zone   Normal   4381 1093 185 ...                   /proc/buddyinfo, and ours
+//! Node 0, zone   Normal   4381 1093 185 ...                   /proc/buddyinfo, kmem --buddyinfo
 //! Node 0, zone   Normal, type Unmovable  2 0 1 ...            /proc/pagetypeinfo, first table
 //! Node 0 DMA32: 759*4kB (UME) 572*8kB (UME) ... = 56740kB     report of an out-of-memory kill
-//! DMA: 4*4kB 4*8kB ... = 576kB                                the same, of a machine without nodes
+//! DMA: 4*4kB 4*8kB ... = 576kB                                such a report that names no node
 //! ```
 //!
-//! Other lines are skipped: dates, headings, prefixes of logs, the rest of a report. A line that
-//! begins like one of these but continues differently is an error.
+//! Other lines are skipped, for example dates, headings, and the rest of a report. A log may put a
+//! time in front of each line. A line that begins like one of these but continues differently is an
+//! error.
 
 use std::io::BufRead;
 
@@ -38,9 +39,10 @@ pub struct Zone {
 
 /// A line about a zone.
 #[derive(Debug, PartialEq, Eq)]
-struct Found {
+struct ZoneLine {
     zone: Zone,
-    /// Whether the blocks are those of one mobility only, so that lines of one zone add up.
+    /// Whether the line counts the blocks of one mobility only. The counts of a zone are then the
+    /// sums of its consecutive lines.
     is_part: bool,
 }
 
@@ -50,13 +52,14 @@ struct Found {
 /// The first line about a zone that cannot be read, or a file without any.
 pub fn read(file: &str, from: impl BufRead) -> Result<Vec<Zone>, InputError> {
     let mut zones: Vec<Zone> = Vec::new();
+    // Whether the last zone line was a part, to which the next part of the same zone adds.
     let mut is_adding = false;
     let mut marks: Vec<(String, Watermarks)> = Vec::new();
     let mut first_skipped = None;
     for TextLine { number, text } in text_lines::read(file, from, MAX_LINES)? {
-        let found = found(&text).map_err(|mismatch| mismatch.at_line(file, number))?;
+        let line = read_line(&text).map_err(|mismatch| mismatch.at_line(file, number))?;
         marks.extend(watermarks::of_report(&text));
-        let Some(Found { mut zone, is_part }) = found else {
+        let Some(ZoneLine { mut zone, is_part }) = line else {
             if !text.trim().is_empty() {
                 first_skipped.get_or_insert((number, text));
             }
@@ -65,7 +68,7 @@ pub fn read(file: &str, from: impl BufRead) -> Result<Vec<Zone>, InputError> {
         match zones.last_mut().filter(|last| is_adding && is_part && last.name == zone.name) {
             Some(last) => add(&mut last.free_counts, &zone.free_counts),
             None => {
-                // A report has the marks of a zone before its free blocks.
+                // A report prints the watermarks of a zone before its free blocks.
                 let of_zone = marks.iter().rev().find(|(name, _)| *name == zone.name);
                 zone.watermarks = of_zone.map(|(_, marks)| *marks);
                 zones.push(zone);
@@ -90,13 +93,14 @@ pub fn read(file: &str, from: impl BufRead) -> Result<Vec<Zone>, InputError> {
     }
 }
 
+/// Adds `counts` to `sums`, order by order.
 fn add(sums: &mut Vec<usize>, counts: &[usize]) {
     sums.resize(sums.len().max(counts.len()), 0);
     sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum = sum.saturating_add(*count));
 }
 
-/// Reads a line; `None` is a line about something else.
-fn found(line: &str) -> Result<Option<Found>, Mismatch> {
+/// Reads a line. Returns `None` for a line that is not about the free blocks of a zone.
+fn read_line(line: &str) -> Result<Option<ZoneLine>, Mismatch> {
     let Some(at) = line.match_indices("Node ").find(|(at, _)| is_word_start(line, *at)) else {
         return without_node(line);
     };
@@ -117,7 +121,7 @@ fn found(line: &str) -> Result<Option<Found>, Mismatch> {
 }
 
 /// Reads a line of a report that names no node: `ZONE: COUNT*SIZEkB ...`.
-fn without_node(line: &str) -> Result<Option<Found>, Mismatch> {
+fn without_node(line: &str) -> Result<Option<ZoneLine>, Mismatch> {
     let found = line.match_indices(": ").find(|(at, _)| begins_with_blocks(&line[at + 2..]));
     let Some((at, _)) = found else { return Ok(None) };
     let name = line[..at].rsplit(' ').next().unwrap_or("");
@@ -136,19 +140,20 @@ fn begins_with_blocks(text: &str) -> bool {
     parts.is_some_and(|(count, size)| is_number(count) && is_number(size))
 }
 
+/// Returns whether no letter or digit stands in front of byte `at`.
 fn is_word_start(line: &str, at: usize) -> bool {
     line[..at].chars().next_back().is_none_or(|before| !before.is_alphanumeric())
 }
 
-/// Reads `NAME COUNT...` or `NAME, type TYPE COUNT...`.
-fn in_columns(line: &str, node: u32, rest: &str) -> Result<Found, Mismatch> {
+/// Reads `NAME COUNT...` or `NAME, type TYPE COUNT...`, which is the `rest` of `line`.
+fn in_columns(line: &str, node: u32, rest: &str) -> Result<ZoneLine, Mismatch> {
     let wrong = || {
         let expected = "`Node N, zone NAME` and free blocks by order";
         Mismatch::new(expected, quoted(line.trim().as_bytes()))
     };
     let mut words = rest.split_ascii_whitespace();
     let name = words.next().ok_or_else(wrong)?;
-    let name = match name.strip_suffix(',') {
+    let (name, is_part) = match name.strip_suffix(',') {
         Some(name) => {
             let is_typed = words.next() == Some("type") && words.next().is_some();
             is_typed.then_some((name, true)).ok_or_else(wrong)?
@@ -156,11 +161,11 @@ fn in_columns(line: &str, node: u32, rest: &str) -> Result<Found, Mismatch> {
         None => (name, false),
     };
     let free_counts = words.map(count).collect::<Result<Vec<_>, _>>()?;
-    zone(node, name.0, free_counts).map(|zone| Found { zone, is_part: name.1 })
+    zone(node, name, free_counts).map(|zone| ZoneLine { zone, is_part })
 }
 
-/// Reads `COUNT*SIZEkB (TYPES) ... = TOTALkB`.
-fn in_a_report(line: &str, node: u32, name: &str, blocks: &str) -> Result<Found, Mismatch> {
+/// Reads `COUNT*SIZEkB (TYPES) ... = TOTALkB`, which are the `blocks` of `line`.
+fn in_a_report(line: &str, node: u32, name: &str, blocks: &str) -> Result<ZoneLine, Mismatch> {
     let blocks = blocks.split_once(" = ").map_or(blocks, |(blocks, _)| blocks);
     let mut free_counts = Vec::new();
     for word in blocks.split_ascii_whitespace().filter(|word| !word.starts_with('(')) {
@@ -177,9 +182,10 @@ fn in_a_report(line: &str, node: u32, name: &str, blocks: &str) -> Result<Found,
         }
         free_counts.push(count(blocks)?);
     }
-    zone(node, name, free_counts).map(|zone| Found { zone, is_part: false })
+    zone(node, name, free_counts).map(|zone| ZoneLine { zone, is_part: false })
 }
 
+/// Reads a number of blocks.
 fn count(word: &str) -> Result<usize, Mismatch> {
     // The kernel limits large counts and marks them with `>`.
     match word.trim_start_matches('>').parse::<usize>() {
@@ -188,6 +194,7 @@ fn count(word: &str) -> Result<usize, Mismatch> {
     }
 }
 
+/// Makes a zone, whose blocks must be of 1 to 30 orders.
 fn zone(node: u32, name: &str, free_counts: Vec<usize>) -> Result<Zone, Mismatch> {
     if free_counts.is_empty() || free_counts.len() > Order::COUNT {
         let found = format!("{} of them", free_counts.len());

@@ -21,7 +21,6 @@ pub mod memory_map;
 pub mod output_file;
 pub mod pagetypeinfo;
 pub mod picture;
-pub mod plain_text;
 pub mod plan;
 pub mod recording;
 pub mod replay;

@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use crate::plain_text::PlainText;
 use crate::trace::line::{Line, parse};
+use crate::trace::plain_text::PlainText;
 use crate::{free_blocks, import, memory_map, slabinfo, trace};
 
 /// Bytes that are looked at: enough for the head of each kind of recording.

@@ -13,7 +13,7 @@ fn temporary(name: &str, contents: &str) -> String {
 }
 
 #[test]
-fn a_plan_names_what_a_cache_would_do_and_refuses_what_it_cannot() {
+fn plan_describes_a_cache_and_refuses_wrong_arguments() {
     let (status, out, error) = kmem(&["plan", "640"]);
     assert_eq!((status, error.as_str()), (Some(0), ""));
     assert!(out.contains("slabs of 1 page, 6 objects in each"), "{out}");
@@ -28,14 +28,14 @@ fn a_plan_names_what_a_cache_would_do_and_refuses_what_it_cannot() {
 }
 
 #[test]
-fn colours_come_when_asked_for_and_not_by_themselves() {
+fn colours_appear_only_on_request() {
     assert!(!kmem(&["plan", "640"]).1.contains('\x1b'));
     assert!(kmem(&["--color", "always", "plan", "640"]).1.contains("\x1b[30;46m"));
     assert!(kmem(&["walkthrough", "buddy", "--color", "always"]).1.contains("\x1b[30;46m"));
 }
 
 #[test]
-fn fragmentation_is_compared_from_file_to_file() {
+fn frag_compares_each_file_with_the_one_before() {
     let whole = temporary("whole.txt", "Node 0, zone Normal 0 0 0 0 0 0 0 0 0 0 8\n");
     let shattered = temporary("shattered.txt", "Node 0, zone Normal 8192 0 0 0 0 0 0 0 0 0 0\n");
     let (status, out, _) = kmem(&["frag", &whole, &shattered]);
@@ -98,7 +98,7 @@ fn the_reason_why_an_order_fails_is_a_sentence_with_the_watermarks() {
 }
 
 #[test]
-fn a_watch_goes_on_until_it_is_read_no_more() {
+fn a_watch_ends_without_an_error_when_its_output_is_closed() {
     use std::io::{BufRead, BufReader};
     let blocks = temporary("watched.txt", "Node 0, zone Normal 1 0 0\n");
     let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_kmem"))
@@ -108,11 +108,12 @@ fn a_watch_goes_on_until_it_is_read_no_more() {
         .expect("it runs");
     let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
     let zones = lines.map(|line| line.expect("text")).filter(|line| line.starts_with("Node 0"));
-    for (look, line) in zones.take(3).enumerate() {
-        let expected = ["in 1 block", "in 2 blocks", "in 2 blocks"][look];
-        assert!(line.ends_with(expected) || look == 1, "{line}");
+    for (round, line) in zones.take(3).enumerate() {
+        let expected = ["in 1 block", "in 2 blocks", "in 2 blocks"][round];
+        // `kmem` may have read the file for the second line before the test changed it.
+        assert!(line.ends_with(expected) || round == 1, "{line}");
         temporary("watched.txt", "Node 0, zone Normal 2 0 0\n");
     }
-    // Its output is closed: that is no error.
+    // The loop has closed the pipe, which is no error.
     assert_eq!(child.wait().expect("it is our child").code(), Some(0));
 }

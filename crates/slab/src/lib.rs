@@ -17,7 +17,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! | to have | use |
+//! | purpose | use |
 //! |---|---|
 //! | the caches of a system, their statistics, and memory back when it is short | [`Registry`] |
 //! | objects of any layout | [`Registry::cache`], [`Cache`] |
@@ -61,7 +61,6 @@ pub use cache::build_error::BuildError;
 pub use cache::builder::CacheBuilder;
 pub use cache::destroy::Busy;
 pub use cache::handle::Cache;
-
 pub use cache::mempool::{Mempool, Prefilled};
 pub use cache::numa::{NumaCache, NumaNodes};
 pub use cache::pooled::{Pooled, Reset};
@@ -73,7 +72,7 @@ pub use hardening::presets::{Debugging, Hardened, Hardening, Off};
 pub use page_frame::CacheName;
 pub use registry::frozen::FrozenSlots;
 pub use registry::handle::Registry;
-pub use slabs::geometry::{Geometry, GeometryError, LARGEST_ORDER, LARGEST_SIZE};
+pub use slabs::layout::geometry::{Geometry, GeometryError, LARGEST_ORDER, LARGEST_SIZE};
 pub use slabs::settings::ObjectHook;
 pub use system::System;
 pub use trace::{Event, Trace};

@@ -1,4 +1,4 @@
-//! The kernel's names, thin: for code that is ported from it.
+//! The function names of Linux, as thin wrappers, for code that is ported from it.
 //!
 //! | Linux | here |
 //! |---|---|

@@ -1,9 +1,9 @@
 //! Traces: a hook that sees slabs come and go, and magazines and objects move.
 //!
 //! # Concepts
-//! A hit in a CPU slot fires no event. Every other move does: an object leaves its slab for a
-//! magazine or a user, or returns to it; a full magazine is stored in the depot or loaded from it;
-//! a slab is made or released. Empty magazines fire no events.
+//! A hit in a CPU slot fires no event. There are events for objects that leave their slab or return
+//! to it, for full magazines that are stored in the depot or leave it, and for slabs that are made
+//! or released. Empty magazines fire no events.
 //!
 //! # Concurrency
 //! The hook runs with no lock held and outside all slots: after the move, or, where a slab is
@@ -66,7 +66,7 @@ pub enum Event {
         /// The objects in it.
         objects: usize,
     },
-    /// A CPU left a magazine at the depot.
+    /// A CPU stored a full magazine in the depot.
     MagazineStored {
         /// The objects in it.
         objects: usize,

@@ -1,5 +1,6 @@
-//! Each check alone: a planted fault is seen, with kind and address, and without the check it is
-//! not. So each of these tests fails when its check is compiled out.
+//! Each check by itself. The tests make a mistake, which the check must report with its kind and
+//! address, and which a cache without the check does not report. So each test fails when its check
+//! is compiled out.
 #![cfg(not(loom))]
 
 use std::alloc::Layout;
@@ -36,8 +37,8 @@ type TestRegistry<'a> = Registry<(&'a Arena<'a>, SingleCpu)>;
 type TestCache<'a, K> = Cache<(&'a Arena<'a>, SingleCpu), K>;
 
 const SIZE: usize = 40;
-/// Room behind an object of a cache without padding, so that a planted write there hits nobody's
-/// memory.
+/// Unused bytes behind an object in a cache without padding, so that a write of the test beyond the
+/// object changes no other object.
 const SPARE: usize = 24;
 
 thread_local! {
@@ -56,8 +57,8 @@ fn with_registry(test: impl FnOnce(&TestRegistry<'_>)) {
     test(&registry);
 }
 
-/// Runs `plant` on a cache that checks `K`; returns the kinds of the faults that it led to. Each
-/// names the address that `plant` returns.
+/// Calls `plant`, which makes a mistake in a cache of the preset `K` and returns an address.
+/// Returns the kinds of the faults that the cache reports; each must name that address.
 fn kinds<K: Hardening>(plant: fn(&TestCache<'_, K>) -> NonNull<u8>) -> Vec<FaultKind> {
     let mut planted = 0;
     with_registry(|registry| {
@@ -155,7 +156,7 @@ fn racing_double_frees_are_credited_once() {
             let (one, other) = (scope.spawn(free), scope.spawn(free));
             one.join().expect("no panic") + other.join().expect("no panic")
         });
-        assert_eq!(rounds, 1, "one of two is told");
+        assert_eq!(rounds, 1, "one of the two frees is reported");
     }
 }
 
@@ -328,8 +329,9 @@ fn off_costs_no_byte() {
     });
 }
 
-/// A report of `Debugging` names who allocated and freed the object, unless a stray write has
-/// changed the record of it: then the report is made without, and nothing is followed.
+/// A report of `Debugging` names the callers that allocated and freed the object. If a stray write
+/// has changed the record of them, the report leaves them out, and follows no pointer of the
+/// record.
 ///
 /// Mutation that it catches: a record that is read without its checksum (SIGSEGV).
 #[test]
@@ -367,12 +369,12 @@ fn reports_name_the_last_callers_and_survive_a_spoilt_record() {
     assert_eq!((fault.allocated_by, fault.freed_by), (None, None));
 }
 
-/// A canary alone cannot tell an overflow of one object from an underflow of the next: the report
-/// names both. Red zones can.
+/// With canaries and no red zones, a changed byte may be an overflow of one object or an underflow
+/// of the next, so the report names both. Red zones tell them apart.
 ///
 /// Mutation that it catches: the neighbour is left out.
 #[test]
-fn reports_name_the_neighbour_where_the_culprit_is_open() {
+fn reports_name_the_neighbour_where_either_object_may_be_the_cause() {
     fn report<K: Hardening>() -> (FaultKind, String, usize) {
         static REPORTS: Mutex<Vec<Fault>> = Mutex::new(Vec::new());
         let note = |fault: &Fault| REPORTS.lock().expect("no panic").push(*fault);

@@ -1,9 +1,9 @@
-//! Random histories of several caches on several CPUs, over four page sources, against a list of
-//! what is live.
+//! Random histories of several caches on several CPUs, over four page sources. A list of the live
+//! objects says what each must contain.
 //!
-//! After each step every invariant of every cache is checked; each object carries content of its
-//! own, checked when it is freed; constructed state is checked when it is allocated. In the end
-//! the source has every page.
+//! After each step the test checks all invariants of all caches. It fills each object with content
+//! of its own, which it checks at the free, and checks the constructed state at each allocation. In
+//! the end the source must have all pages again.
 #![cfg(not(loom))]
 
 mod common;
@@ -86,11 +86,11 @@ fn content(kind: usize, object: NonNull<u8>) -> (NonNull<u8>, usize) {
     (unsafe { object.add(skip) }, size - skip)
 }
 
-/// Runs one history; how many allocations failed.
+/// Runs one history; returns how many allocations failed.
 fn history<P: PageSource + PageMap>(source: P, seed: u64) -> usize {
     let cpus = SwitchedCpu::new(CPUS);
     let mut random = Random::new(seed);
-    // A source that refuses may refuse the registry's first block.
+    // The source may refuse the first block of the registry.
     let registry = (0..100).find_map(|_| Registry::new(&source, &cpus).ok()).expect("one of 100");
     let open_all = |kind| (0..100).find_map(|_| open(&registry, kind).ok()).expect("one of 100");
     let mut caches: Vec<_> = (0..KINDS.len()).map(open_all).collect();

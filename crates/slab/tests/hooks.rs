@@ -1,5 +1,4 @@
-//! Constructors, destructors and page sources that call back into the cache they are called from,
-//! or panic.
+//! Constructors, destructors and page sources that use the cache that calls them, or panic.
 #![cfg(not(loom))]
 
 mod common;
@@ -63,14 +62,14 @@ fn objects_keep_their_constructed_state_and_are_constructed_once() {
 }
 
 #[test]
-fn a_panic_in_a_constructor_destroys_what_was_constructed_and_holds_nothing() {
+fn a_panic_in_a_constructor_destroys_the_constructed_objects_and_frees_the_slab() {
     let mut memory = Vec::new();
     let arena = arena(&mut memory);
     let registry = Registry::new(&arena, SingleCpu::new()).expect("room");
     let layout = Layout::new::<[u64; 12]>();
     // SAFETY: the hooks only count.
     let builder = unsafe { registry.cache("panicking", layout).constructor(count_and_panic) };
-    // SAFETY: counting is sound for whatever was constructed.
+    // SAFETY: counting is sound for any constructed object.
     let cache = unsafe { builder.destructor(count_destroyed) }.build().expect("room");
     let free = arena.free_pages();
     PANIC_AT.set(7);
@@ -129,8 +128,8 @@ fn constructors_may_allocate_and_destructors_free() {
     assert_eq!(arena.free_pages(), free);
 }
 
-/// A source that, whenever it is asked, plays an interrupt that allocates and frees on the same
-/// cache.
+/// At each call of the page source a callback allocates and frees in the same cache, as an
+/// interrupt might.
 #[test]
 fn nothing_is_held_while_the_page_source_is_called() {
     let mut memory = Vec::new();
@@ -152,7 +151,7 @@ fn nothing_is_held_while_the_page_source_is_called() {
             let mut held = nested_ref.borrow_mut();
             if held.len() > 30 {
                 for object in held.drain(..) {
-                    // SAFETY: drained from what the interrupts hold.
+                    // SAFETY: the callback allocated it, and removes it from its list.
                     unsafe { cache.free(object) };
                 }
             }
@@ -182,7 +181,7 @@ fn nothing_is_held_while_the_page_source_is_called() {
         registry.validate().expect("consistent");
         *source.called.borrow_mut() = None;
         for object in nested.into_inner() {
-            // SAFETY: what the interrupts held in the end.
+            // SAFETY: the callback allocated it, and runs no more.
             unsafe { cache.free(object) };
         }
         assert!(interrupts.get() > 500, "{} interrupts", interrupts.get());

@@ -1,4 +1,4 @@
-//! Reserves and prefilled allocations hold what they promise when memory has run out.
+//! Reserves and prefilled allocations still have their objects when memory has run out.
 #![cfg(not(loom))]
 
 use std::alloc::Layout;
@@ -40,14 +40,14 @@ fn free_all(cache: &SmallCache<'_>, objects: Vec<NonNull<u8>>) {
 }
 
 #[test]
-fn a_reserve_has_what_it_kept_and_is_refilled_first() {
+fn a_reserve_gives_out_its_objects_and_is_refilled_first() {
     with_cache(|_, cache| {
         let reserve = cache.mempool(OBJECTS).expect("room");
         let others = exhaust(cache);
         let mut kept: Vec<_> = std::iter::from_fn(|| reserve.allocate().ok()).collect();
         assert_eq!((kept.len(), reserve.kept()), (OBJECTS, 0));
         for object in &kept {
-            assert!(!others.contains(object), "kept back means kept back");
+            assert!(!others.contains(object), "only the reserve gives it out");
             // SAFETY: ours, of 600 bytes.
             unsafe { object.write_bytes(0x5a, 600) };
         }

@@ -1,5 +1,5 @@
-//! An interrupt at every instruction of every path of a cache: what runs on top neither waits for
-//! ever nor breaks anything.
+//! An interrupt after each instruction of each path of a cache. The handler uses the same cache: it
+//! must not wait for ever, and both must work correctly.
 #![cfg(all(target_os = "linux", target_arch = "x86_64", not(any(loom, miri))))]
 
 mod common;
@@ -16,16 +16,16 @@ use testkit::{Pattern, interrupt_each};
 
 const PAGES: usize = 2048;
 const SIZE: usize = 200;
-/// Objects that interrupts keep over many steps.
+/// Objects that the interrupt handler keeps until a later interrupt.
 const KEPT: usize = 24;
 
-/// The one CPU, which interrupts come upon anywhere.
+/// A machine of one CPU that does not mask interrupts.
 #[derive(Clone, Copy)]
 struct OneCpu;
 
-// SAFETY: clause 1: one thread, and what runs on top of it ends before it goes on. Clauses 2 and 3:
-// there is no other context. Clause 4: interrupts on top of a masked section find `locking` set, as
-// that is what is tested. Clause 5: one id.
+// SAFETY: clause 1: one thread, and a handler ends before the interrupted code goes on. Clauses 2
+// and 3: there is no other context. Clause 4: nothing is masked; a handler that interrupts the
+// owner of a lock finds `locking` set, which this test is about. Clause 5: one id.
 unsafe impl Cpu for OneCpu {
     fn slots(&self) -> usize {
         1
@@ -45,7 +45,7 @@ unsafe impl Cpu for OneCpu {
 type Source = &'static Buddy<'static, DirectMap, OneCpu>;
 type Objects<K> = Cache<(Source, OneCpu), K>;
 
-/// The state that interrupts use: the cache that they interrupt, and the objects that they keep.
+/// The state of the interrupt handler: the cache that it interrupts, and the objects that it keeps.
 struct World<K: Hardening> {
     cache: &'static Objects<K>,
     kept: [Cell<Option<NonNull<u8>>>; KEPT],
@@ -56,17 +56,17 @@ trait Interrupt {
 }
 
 impl<K: Hardening> Interrupt for World<K> {
-    /// Exchanges one of the objects kept for a fresh one, and asks for the locks.
+    /// Frees one of the objects kept, allocates another, and at times takes the locks of the cache.
     fn at(&self, step: u64) {
         let place = &self.kept[step as usize % KEPT];
         if let Some(object) = place.take() {
             let pattern = Pattern(object.addr().get() as u64);
-            // SAFETY: this interrupt's since an earlier one.
-            assert!(unsafe { pattern.is_in(object, 32) }, "somebody else wrote to it");
+            // SAFETY: an earlier interrupt allocated and filled it.
+            assert!(unsafe { pattern.is_in(object, 32) }, "another owner wrote to it");
             // SAFETY: taken out of its place, so freed once.
             unsafe { self.cache.free(object) };
         }
-        // Every third step takes none, so that the number of objects changes.
+        // Each third step allocates none, so that the number of objects kept changes.
         let taken = if step % 3 == 0 { None } else { self.cache.allocate().ok() };
         if let Some(object) = taken {
             // SAFETY: an object of more bytes, ours.
@@ -90,7 +90,7 @@ fn interrupt(step: u64) {
     WORLD.get().expect("set before the first step").at(step);
 }
 
-/// Every operation there is.
+/// Does every operation of a cache.
 fn work<K: Hardening>(registry: &Registry<(Source, OneCpu)>, cache: &Objects<K>) {
     let mut objects = [None; 60];
     for _ in 0..2 {
@@ -154,7 +154,7 @@ fn at_every_instruction() {
 }
 
 #[test]
-fn at_every_instruction_with_what_hardened_checks() {
+fn at_every_instruction_with_the_checks_of_hardened() {
     interrupt_each_step::<Hardened>();
 }
 

@@ -91,7 +91,7 @@ fn objects_come_from_the_node_of_the_caller_and_go_back_to_their_own() {
         for &(node, object) in &objects {
             assert_eq!(machine.node_of(object.addr().get()), node);
         }
-        // All are freed by one CPU, which hands out none of the others' memory.
+        // One CPU frees all of them. It must not allocate objects of another node from them.
         machine.run_on(1);
         for (_, object) in objects {
             // SAFETY: allocated above, freed once.
@@ -118,9 +118,9 @@ fn a_node_without_memory_is_helped_by_the_nearest_that_has_some() {
             seen.push(machine.node_of(object.addr().get()));
         }
         seen.dedup();
-        assert_eq!(seen, [0, 2, 1], "nearest first, and each to its end");
+        assert_eq!(seen, [0, 2, 1], "nearest first, each until its memory runs out");
         assert!(cache.on(1).allocate().is_err());
-        // A node can allocate again what was freed to it.
+        // A node can allocate the memory again that was freed to it.
         for &object in objects.iter().filter(|object| machine.node_of(object.addr().get()) == 0) {
             // SAFETY: allocated above, freed once.
             unsafe { cache.free(object) };

@@ -47,7 +47,7 @@ fn an_idle_cache_gives_up_its_surplus_while_another_grows() {
     with_registry(|registry| {
         let idle = registry.cache("idle", layout(192)).build().expect("room");
         let growing = registry.cache("growing", layout(1000)).build().expect("room");
-        // Twice, so that it has missed what it gave.
+        // Twice, so that the depot gets room for the magazines that it refused the first time.
         for _ in 0..2 {
             let objects = take(&idle, 2_000);
             give(&idle, objects);
@@ -57,12 +57,13 @@ fn an_idle_cache_gives_up_its_surplus_while_another_grows() {
         let objects = take(&growing, 2_000);
         let after = idle.stats();
         assert_eq!(after.depot_magazines, 0);
-        assert!(after.pages() <= 4, "magazines of the CPU alone: {after:?}");
+        assert!(after.pages() <= 4, "only the CPU's magazines: {after:?}");
         give(&growing, objects);
     });
 }
 
-/// Mutations seen to fail: `age` does nothing; released slabs that an idle cache remembers.
+/// Mutations that it catches: `age` does nothing; an idle cache counts slabs that were released
+/// long ago as missed.
 #[test]
 fn ages_release_what_an_idle_cache_holds_and_it_keeps_no_more_when_it_is_used_again() {
     with_registry(|registry| {
@@ -73,7 +74,7 @@ fn ages_release_what_an_idle_cache_holds_and_it_keeps_no_more_when_it_is_used_ag
             for _ in 0..8 {
                 registry.age();
             }
-            assert!(pages_of(&cache) <= 4, "magazines of the CPU alone: {:?}", cache.stats());
+            assert!(pages_of(&cache) <= 4, "only the CPU's magazines: {:?}", cache.stats());
         }
         // Slabs that were released long ago are not missed: few are kept after this use.
         let objects = take(&cache, 2_000);
@@ -84,7 +85,8 @@ fn ages_release_what_an_idle_cache_holds_and_it_keeps_no_more_when_it_is_used_ag
     });
 }
 
-/// Mutations seen to fail: `shrink_own` that leaves the depot, the caller's slot or empty slabs.
+/// Mutations that it catches: `shrink_own` leaves the depot, the caller's slot or empty slabs as
+/// they are.
 #[test]
 fn shrinking_without_other_cpus_releases_all_pages_of_a_single_one() {
     with_registry(|registry| {
@@ -98,7 +100,7 @@ fn shrinking_without_other_cpus_releases_all_pages_of_a_single_one() {
     });
 }
 
-/// Mutations seen to fail: a depot of the usual room, whatever the user chose.
+/// Mutation that it catches: a depot of the default capacity, whatever the user chose.
 #[test]
 fn a_depot_has_the_room_that_its_user_chose() {
     with_registry(|registry| {
@@ -143,7 +145,8 @@ fn under_pressure_the_idle_cache_yields_and_the_hot_one_keeps_its_working_set() 
             let objects = take(cache, 800);
             give(cache, objects);
         }
-        // Two looks, between which the hot one alone was used: the first only starts to count.
+        // Each shrink is a pass that releases what was not needed since the last one. Between the
+        // two passes below, only the hot cache is used.
         registry.shrink(1);
         let objects = take(&hot, 800);
         give(&hot, objects);
@@ -155,13 +158,13 @@ fn under_pressure_the_idle_cache_yields_and_the_hot_one_keeps_its_working_set() 
         assert_eq!(
             pages_of(&hot),
             hot_before,
-            "the hot one gives nothing while the idle one has something"
+            "the hot one keeps all while the idle one has a surplus"
         );
         let objects = take(&hot, 800);
         println!("refills of the hot cache from pages: {} of 800", hot.stats().grown - grown);
         assert_eq!(hot.stats().grown, grown);
         give(&hot, objects);
-        // More than the idle one has: now both give, down to nothing.
+        // More than the idle one has: now both release all.
         registry.shrink(usize::MAX);
         assert_eq!((pages_of(&idle), pages_of(&hot)), (0, 0));
     });
@@ -184,12 +187,12 @@ fn a_capped_cache_is_out_of_memory_at_its_cap_and_one_that_releases_at_once_keep
         let at_once = builder.build().expect("room");
         let objects = take(&at_once, 20);
         give(&at_once, objects);
-        assert!(pages_of(&at_once) <= 4 * 2, "what the CPU's magazines hold");
+        assert!(pages_of(&at_once) <= 4 * 2, "only the objects in the CPU's magazines");
     });
 }
 
 #[test]
-fn what_is_kept_at_least_stays_under_pressure_and_goes_when_the_cache_does() {
+fn slabs_kept_at_least_stay_under_pressure_and_are_released_with_the_cache() {
     with_registry(|registry| {
         let builder = registry.cache("kept", layout(1000)).keep_at_least(3);
         let kept = builder.build().expect("room");
@@ -221,7 +224,7 @@ fn free_what_the_client_keeps() {
 }
 
 #[test]
-fn clients_are_asked_last_and_what_they_free_is_released() {
+fn reclaim_callbacks_run_last_and_their_pages_are_released() {
     let memory = Box::leak(Box::new(vec![MaybeUninit::uninit(); 1 << 20]));
     let arena: &'static Arena<'static> = Box::leak(Box::new(Arena::new(memory).expect("enough")));
     let registry = Registry::new(arena, SingleCpu::new()).expect("room");
@@ -234,8 +237,8 @@ fn clients_are_asked_last_and_what_they_free_is_released() {
     CLIENTS_CACHE.set(Some(raw));
     let Totals { reclaimable, unreclaimable } = registry.totals();
     assert!(reclaimable >= 24 && unreclaimable < 10, "{reclaimable} and {unreclaimable}");
-    assert_eq!(registry.shrink(1), 1, "what the internal caches or the CPU have is enough");
-    assert!(!CLIENT.lock().expect("no panic").is_empty(), "clients come last");
+    assert_eq!(registry.shrink(1), 1, "the internal caches or the CPU's magazines have one");
+    assert!(!CLIENT.lock().expect("no panic").is_empty(), "the callback comes last");
     registry.shrink(10);
     assert!(CLIENT.lock().expect("no panic").is_empty());
     CLIENTS_CACHE.set(None);

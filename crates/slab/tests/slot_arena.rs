@@ -1,5 +1,5 @@
-//! Caches whose CPU slots lie side by side with those of others, in memory that has been used
-//! before.
+//! Caches whose CPU slots lie in rows of an arena, beside those of other caches. The memory of the
+//! arena has been used before, so it does not read as zero.
 
 use std::alloc::Layout;
 use std::mem::MaybeUninit;
@@ -17,7 +17,7 @@ type Apart<'c> = WithSlotStride<&'c SwitchedCpu, 1024>;
 
 type TestCache<'a> = Cache<(&'a Arena<'a>, Apart<'a>)>;
 
-/// A cache, and what each CPU has of it.
+/// A cache, and its objects in use with the byte that fills each.
 struct Used<'a> {
     cache: TestCache<'a>,
     size: usize,
@@ -39,7 +39,7 @@ impl Used<'_> {
         let (object, mark) = self.objects.swap_remove(random.below(self.objects.len()));
         // SAFETY: ours, and written.
         let content = unsafe { std::slice::from_raw_parts(object.as_ptr(), self.size) };
-        assert!(content.iter().all(|byte| *byte == mark), "nobody else had it");
+        assert!(content.iter().all(|byte| *byte == mark), "another owner wrote to it");
         // SAFETY: of this cache, and freed once.
         unsafe { self.cache.free(object) };
     }
@@ -56,11 +56,12 @@ fn magazines(registry: &Registry<(&Arena<'_>, Apart<'_>)>) -> usize {
     magazines
 }
 
-/// Caches come and go while all CPUs use them. Mutations that it catches: `take` not emptying a row
-/// that was written; `put` giving no block away (pages that are not returned); `put` naming the
-/// block's first row.
+/// Caches are made and destroyed while all CPUs use them.
+///
+/// Mutations that it catches: `take` does not empty a row that was written; `give` returns no block
+/// (its pages are not returned); `give` frees the first row of the block instead of the right one.
 #[test]
-fn columns_are_taken_given_back_and_taken_again() {
+fn rows_are_taken_returned_and_taken_again() {
     let mut memory = vec![MaybeUninit::new(0xa5_u8); PAGES * 4096];
     let arena = Arena::new(&mut memory).expect("large enough");
     let pages = arena.free_pages();
@@ -69,7 +70,7 @@ fn columns_are_taken_given_back_and_taken_again() {
     let (mut random, mut used, mut most) = (Random::new(8), Vec::<Used<'_>>::new(), 0);
     for round in 0..steps(60_000) {
         cpus.switch_to(Some(CpuId::new(random.below(CPUS) as u32)));
-        // More and more of them, then fewer and fewer.
+        // First up to 40 caches, then down to three.
         let wanted = if round < 40_000 { 40 } else { 3 };
         if used.len() < wanted && random.below(400) == 0 {
             let size = 16 + random.below(200);

@@ -1,4 +1,4 @@
-//! What errors and values say, the names of Linux, and options that change what can be seen.
+//! Texts of errors and values, the functions of Linux, and options with visible effects.
 #![cfg(not(loom))]
 
 use std::alloc::Layout;
@@ -44,7 +44,7 @@ fn errors_say_the_numbers_concerned() {
     }
 }
 
-/// Mutation that it catches: `Debug` of a cache that prints what an attacker wants, its secret.
+/// Mutation that it catches: `Debug` of a cache prints its secret, which would help an attacker.
 #[test]
 fn values_can_be_printed_and_show_no_secret() {
     with_registry(|registry| {
@@ -69,9 +69,9 @@ fn values_can_be_printed_and_show_no_secret() {
     });
 }
 
-/// Mutation that it catches: a name of Linux that calls another operation.
+/// Mutation that it catches: a function of Linux calls the wrong operation.
 #[test]
-fn the_names_of_linux_do_what_linux_does() {
+fn the_functions_of_linux_do_their_operations() {
     with_registry(|registry| {
         // SAFETY: there is no constructor.
         let wrong = unsafe { kmem_cache_create(registry, "wrong", 8, 12, None) };

@@ -1,5 +1,5 @@
-//! Threads that allocate, hand objects to one another, free those of others, and shrink, all at
-//! once.
+//! Threads that allocate, send objects to one another, free objects of others, and shrink caches,
+//! all at the same time.
 #![cfg(not(loom))]
 
 mod common;
@@ -31,8 +31,8 @@ fn free<P: PageSource + PageMap>(cache: &Cache<(P, Threads)>, Sent(object, numbe
     unsafe { cache.free(object) };
 }
 
-/// Two threads send each other half of the objects that they allocate, while a third shrinks all
-/// the time.
+/// Two threads send each other half of the objects that they allocate, while a third thread shrinks
+/// the caches.
 fn exchange<P: PageSource + PageMap + Send + Sync>(source: P) {
     let registry = Registry::new(&source, Threads).expect("room");
     let layout = Layout::from_size_align(BYTES, 8).expect("a layout");
@@ -49,7 +49,7 @@ fn exchange<P: PageSource + PageMap + Send + Sync>(source: P) {
             if random.below(100) < 55 && live.len() < 500 {
                 let object = cache.allocate().expect("room");
                 let number = seed << 32 | round as u64;
-                // SAFETY: in this thread's hand, of that many bytes.
+                // SAFETY: this thread owns the object, which has that many bytes.
                 unsafe { Pattern(number).fill(object, BYTES) };
                 let sent = Sent(object, number);
                 match random.one_in(2) {

@@ -10,58 +10,58 @@ use page_frame::{Arena, CpuId, PAGE_SIZE, SingleCpu, SwitchedCpu};
 use slab::{CacheName, Debugging, Event, Registry};
 use testkit::{Random, steps};
 
-/// A cache as its events tell it.
+/// The state of a cache, reconstructed from its events.
 #[derive(Default)]
-struct Told {
+struct State {
     /// Slabs, with their pages, by address.
     slabs: BTreeMap<usize, usize>,
-    /// Objects out of their slabs, with whether a user has them.
+    /// Objects outside their slabs, by address, and whether a user has them.
     out: BTreeMap<usize, bool>,
-    /// Objects in full magazines at the depot.
+    /// Objects in full magazines of the depot.
     at_depot: usize,
     loads: usize,
 }
 
 thread_local! {
-    static TOLD: RefCell<Told> = RefCell::default();
+    static STATE: RefCell<State> = RefCell::default();
 }
 
-fn hear(cache: &CacheName, event: Event) {
-    assert_eq!(cache.as_str(), "told");
-    TOLD.with_borrow_mut(|told| match event {
+fn apply(cache: &CacheName, event: Event) {
+    assert_eq!(cache.as_str(), "traced");
+    STATE.with_borrow_mut(|state| match event {
         Event::SlabMade { start, pages, colour_offset } => {
             assert_eq!(colour_offset % 64, 0);
-            assert_eq!(told.slabs.insert(start.addr().get(), pages), None);
+            assert_eq!(state.slabs.insert(start.addr().get(), pages), None);
         }
         Event::SlabReleased { start, pages } => {
             let start = start.addr().get();
-            assert_eq!(told.slabs.remove(&start), Some(pages));
+            assert_eq!(state.slabs.remove(&start), Some(pages));
             let inside = start..start + pages * PAGE_SIZE;
-            assert_eq!(told.out.range(inside).count(), 0, "objects of it are out");
+            assert_eq!(state.out.range(inside).count(), 0, "objects of it are out");
         }
-        Event::MagazineStored { objects } => told.at_depot += objects,
+        Event::MagazineStored { objects } => state.at_depot += objects,
         Event::MagazineLoaded { objects } => {
-            told.at_depot -= objects;
-            told.loads += 1;
+            state.at_depot -= objects;
+            state.loads += 1;
         }
-        Event::MagazineEmptied { objects } => told.at_depot -= objects,
+        Event::MagazineEmptied { objects } => state.at_depot -= objects,
         Event::ObjectTaken { object } => {
             let address = object.addr().get();
-            let (start, pages) = told.slabs.range(..=address).next_back().expect("of a slab");
+            let (start, pages) = state.slabs.range(..=address).next_back().expect("of a slab");
             assert!(address < start + pages * PAGE_SIZE);
-            assert_eq!(told.out.insert(address, false), None, "out twice");
+            assert_eq!(state.out.insert(address, false), None, "out twice");
         }
         Event::ObjectReturned { object } => {
-            let had = told.out.remove(&object.addr().get());
+            let had = state.out.remove(&object.addr().get());
             assert_eq!(had, Some(false), "back without having been out, or in use");
         }
     });
 }
 
 fn set_in_use(address: usize, is_used: bool) {
-    TOLD.with_borrow_mut(|told| {
-        let was = told.out.insert(address, is_used);
-        assert_eq!(was, Some(!is_used), "users have what was told to be out");
+    STATE.with_borrow_mut(|state| {
+        let was = state.out.insert(address, is_used);
+        assert_eq!(was, Some(!is_used), "a user has an object whose event is missing");
     });
 }
 
@@ -72,9 +72,9 @@ fn events_of_a_random_history_add_up() {
     let cpus = SwitchedCpu::new(2);
     let registry = Registry::new(&arena, &cpus).expect("room");
     let cache = registry
-        .cache("told", Layout::from_size_align(200, 8).expect("a layout"))
+        .cache("traced", Layout::from_size_align(200, 8).expect("a layout"))
         .hardening::<Debugging>()
-        .trace(&hear)
+        .trace(&apply)
         .build()
         .expect("fits");
     let mut random = Random::new(5);
@@ -98,7 +98,7 @@ fn events_of_a_random_history_add_up() {
         if step % 500 == 0 {
             let mut slabs = BTreeMap::new();
             cache.for_each_slab(|slab| _ = slabs.insert(slab.start, slab.order.pages()));
-            TOLD.with_borrow(|told| assert_eq!(told.slabs, slabs));
+            STATE.with_borrow(|state| assert_eq!(state.slabs, slabs));
         }
     }
     for object in live {
@@ -106,10 +106,10 @@ fn events_of_a_random_history_add_up() {
         // SAFETY: what was live at the end of the history.
         unsafe { cache.free(object) };
     }
-    TOLD.with_borrow(|told| assert!(told.loads > 10, "{} loads from the depot", told.loads));
+    STATE.with_borrow(|state| assert!(state.loads > 10, "{} loads from the depot", state.loads));
     cache.destroy().expect("nothing is in use");
-    TOLD.with_borrow(|told| {
-        assert_eq!((told.slabs.len(), told.out.len(), told.at_depot), (0, 0, 0));
+    STATE.with_borrow(|state| {
+        assert_eq!((state.slabs.len(), state.out.len(), state.at_depot), (0, 0, 0));
     });
 }
 

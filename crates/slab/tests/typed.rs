@@ -74,7 +74,7 @@ impl Drop for Pinned {
     }
 }
 
-/// An arena that is there for ever, as pinned values want it.
+/// Returns an arena that is never dropped, as pinned values require.
 fn static_arena() -> &'static Arena<'static> {
     let memory = Vec::leak(vec![MaybeUninit::uninit(); BYTES]);
     Box::leak(Box::new(Arena::new(memory).expect("large enough")))
@@ -117,7 +117,7 @@ fn a_panicking_reset_keeps_the_value_from_the_next_user() {
     registry.validate().expect("consistent");
 }
 
-/// A buffer that threads hand on.
+/// A buffer that threads send to one another.
 #[derive(Default)]
 struct Buffer(Vec<u64>);
 

@@ -10,6 +10,7 @@ mod allocator;
 mod fault;
 mod fork;
 mod options;
+pub(crate) mod sizes;
 mod state;
 
 use core::alloc::{GlobalAlloc, Layout};

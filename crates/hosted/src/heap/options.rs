@@ -8,11 +8,11 @@ use slab::{Hardening, Registry};
 
 use crate::heap::fault::stop;
 use crate::heap::fork;
+use crate::heap::sizes::{DEPOT_BYTES, MAGAZINE_BYTES, MIN_OBJECTS};
 use crate::heap::state::{HeapSystem, State, trim_main};
 use crate::pages::Pages;
 use crate::purge::decay::PURGE_DELAY;
 use crate::threads::Threads;
-use crate::{DEPOT_BYTES, MAGAZINE_BYTES, MIN_OBJECTS};
 
 /// The options of a heap.
 #[derive(Clone, Copy, Debug)]

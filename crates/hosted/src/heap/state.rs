@@ -9,7 +9,7 @@ use spin::Once;
 
 use crate::pages::Pages;
 use crate::purge::trim::Trim;
-use crate::space::mapping::Mapped;
+use crate::system::mapping::Mapped;
 use crate::threads::HeapThreads;
 
 /// The page source of a heap: when it runs out of pages, it shrinks the caches and tries again.

@@ -10,14 +10,14 @@ use page_frame::{FrameRange, PAGE_SIZE};
 
 use super::{Frames, Pages};
 use crate::frame_set::FrameSet;
-use crate::os_error::OsError;
 use crate::purge::decay::{Decay, PURGE_DELAY};
 use crate::purge::trim::{Trim, TrimRounds};
 use crate::space::metadata::BuddySizes;
 use crate::space::{Space, areas};
+use crate::system::os_error::OsError;
 use crate::thp::scan::Thp;
 use crate::threads::Threads;
-use crate::tls::THREAD_SLOTS;
+use crate::threads::tls::THREAD_SLOTS;
 
 /// The maximum of the address space in bytes.
 const MAX_BYTES: usize = 1 << 40;

@@ -14,9 +14,9 @@ use core::marker::PhantomData;
 
 use page_frame::Frozen;
 
-use crate::fork_lock::{self, Held};
 use crate::pages::Pages;
-use crate::{threads, tls};
+use crate::threads::fork_lock::{self, Held};
+use crate::threads::{self, tls};
 
 /// A fork that is about to happen: between the handlers that run before it and those that run after
 /// it. `G` is the guard that keeps the caches' slots frozen.

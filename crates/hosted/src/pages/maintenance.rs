@@ -6,10 +6,10 @@ use page_frame::PAGE_SIZE;
 
 use super::Pages;
 use super::purge::Purge;
-use crate::clock;
-use crate::miss_hook::{self, After};
 use crate::purge::trim::Trim;
-use crate::tls;
+use crate::system::clock;
+use crate::threads::miss_hook::{self, After};
+use crate::threads::tls;
 
 /// An operation with at least this many pages takes some microseconds: 256 KiB.
 const MANY_PAGES: usize = (256 << 10) / PAGE_SIZE;

@@ -10,9 +10,9 @@ use core::sync::atomic::Ordering;
 use page_frame::{FrameRange, Order};
 
 use super::Pages;
-use crate::os_error::OsError;
 use crate::space::SMALL_BLOCK;
 use crate::space::units::UNIT_ORDER;
+use crate::system::os_error::OsError;
 
 /// Pages that are unmapped beyond those that the request needs, so that the next ones need not: a
 /// guess.

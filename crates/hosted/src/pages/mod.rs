@@ -40,16 +40,16 @@ use page_frame::{
     PageBlock, PageMap, PageSource,
 };
 
-use crate::fork_lock::Inside;
 use crate::frame_set::FrameSet;
-use crate::os_error::OsError;
 use crate::purge::decay::Decay;
 use crate::purge::trim::{Trim, TrimRounds};
 use crate::space::Space;
 use crate::space::sections::SECTION_ORDER;
+use crate::system::os_error::OsError;
 use crate::thp::scan::Thp;
 use crate::threads::Threads;
-use crate::tls;
+use crate::threads::fork_lock::Inside;
+use crate::threads::tls;
 
 type Frames = Buddy<'static, DirectMap, Threads>;
 

@@ -3,7 +3,7 @@
 use page_frame::{FrameNumber, FrameRange, Order, PAGE_SHIFT, PAGE_SIZE, PageMap};
 
 use super::Pages;
-use crate::fork_lock::Inside;
+use crate::threads::fork_lock::Inside;
 
 /// The minimum lengths of the free runs that a purge takes, in pages: the longest ones first, at
 /// last single pages.

@@ -8,9 +8,9 @@
 
 use core::time::Duration;
 
-use crate::os_error::OsError;
 use crate::pages::Pages;
 use crate::purge::background::Background;
+use crate::system::os_error::OsError;
 
 /// A thread that calls [`Pages::decay`] at intervals. Dropping it stops the thread and waits for
 /// its end.

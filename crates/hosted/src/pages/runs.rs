@@ -10,9 +10,9 @@ use page_frame::{
 
 use super::make_room::open_block;
 use super::{Pages, frames_of};
-use crate::fork_lock::Inside;
-use crate::os_error::OsError;
 use crate::space::sections::{SECTION_FRAMES, SECTION_ORDER};
+use crate::system::os_error::OsError;
+use crate::threads::fork_lock::Inside;
 
 /// Runs of more pages than this are multi-section runs.
 const LARGEST_IN_BUDDY: usize = SECTION_FRAMES / 2;

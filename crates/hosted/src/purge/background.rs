@@ -26,8 +26,8 @@ use rustix::io::Errno;
 use rustix::thread::futex;
 use rustix::time::Timespec;
 
-use crate::os_error::OsError;
-use crate::space::mapping::Mapped;
+use crate::system::mapping::Mapped;
+use crate::system::os_error::OsError;
 
 /// The size of the thread's stack in bytes: enough for functions that scan tables and call the
 /// system.

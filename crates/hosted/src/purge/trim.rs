@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use page_frame::PAGE_SIZE;
 
 use crate::purge::decay::Decay;
-use crate::tls::THREAD_SLOTS;
+use crate::threads::tls::THREAD_SLOTS;
 
 /// The memory that the caches over [`Pages`](crate::Pages) should release. Example: see
 /// [`Pages::with_space`](crate::Pages::with_space).

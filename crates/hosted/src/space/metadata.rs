@@ -16,9 +16,9 @@ use core::ops::Range;
 use page_frame::{FrameRange, PAGE_SIZE};
 
 use crate::frame_set::FrameSet;
-use crate::os_error::OsError;
 use crate::space::areas;
 use crate::space::sections::SECTION_FRAMES;
+use crate::system::os_error::OsError;
 
 /// The sizes that the buddy gives.
 #[derive(Clone, Copy, Debug)]

@@ -14,7 +14,6 @@
 //! - I2: the metadata of the sections in use is mapped: the page map has entries for their frames.
 
 pub(crate) mod areas;
-pub(crate) mod mapping;
 pub(crate) mod metadata;
 pub(crate) mod region;
 mod residency;
@@ -29,9 +28,9 @@ use page_frame::sync::Lock;
 use page_frame::{Cpu, FrameNumber, FrameRange, Order, PAGE_SIZE};
 
 use crate::frame_set::FrameSet;
-use crate::os_error::OsError;
+use crate::system::os_error::OsError;
 use crate::threads::Threads;
-use crate::tls;
+use crate::threads::tls;
 use areas::AREA;
 use metadata::{BuddySizes, Layout};
 use region::Region;

@@ -25,9 +25,9 @@ use rustix::mm::{
     mremap, munmap,
 };
 
-use crate::os_error::{OsError, preserving_errno};
-use crate::seccomp;
 use crate::space::residency::{MAX_PAGES, are_resident};
+use crate::system::os_error::{OsError, preserving_errno};
+use crate::system::seccomp;
 
 /// `MADV_COLLAPSE` (Linux 6.1): copies the pages of an area into one huge page.
 const MADV_COLLAPSE: core::ffi::c_int = 25;

@@ -4,9 +4,9 @@ use core::ffi::c_void;
 
 use page_frame::PAGE_SIZE;
 
-use crate::os_error::preserving_errno;
-use crate::proc_file::read_file;
-use crate::seccomp;
+use crate::system::os_error::preserving_errno;
+use crate::system::proc_file::read_file;
+use crate::system::seccomp;
 
 /// The maximum number of pages in one query.
 pub(crate) const MAX_PAGES: usize = 512;
@@ -47,7 +47,7 @@ fn is_in_pagemap(start: *mut c_void, pages: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::space::mapping::Mapped;
+    use crate::system::mapping::Mapped;
 
     /// Mutations that it catches: another bit; a partial read; `mincore` that counts one page less.
     #[test]

@@ -10,8 +10,12 @@ use core::ops::Range;
 
 use page_frame::{FrameNumber, FrameRange, Order};
 
+use crate::system::mapping::MAX_ALIGNMENT;
+
 /// The order of a section: 1 GiB.
 pub(crate) const SECTION_ORDER: Order = Order::new(18).unwrap();
+// The space is aligned to a section, so that each section is a block of this order.
+const _: () = assert!(SECTION_ORDER.get() <= MAX_ALIGNMENT.get());
 /// The frames of a section.
 pub(crate) const SECTION_FRAMES: usize = SECTION_ORDER.pages();
 /// The frames of the first section that the buddy begins with: 63 MiB, from the middle of an area

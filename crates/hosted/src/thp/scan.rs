@@ -30,11 +30,11 @@ use core::time::Duration;
 
 use page_frame::{FrameRange, PAGE_SIZE};
 
-use crate::clock::cpu_time_of;
 use crate::frame_set::FrameSet;
-use crate::seccomp;
 use crate::space::areas::{AREA, area_numbered, areas, number_of};
 use crate::space::region::Region;
+use crate::system::clock::cpu_time_of;
+use crate::system::seccomp;
 use crate::thp::backoff::Backoff;
 use crate::thp::growth::{FULL, Growth};
 

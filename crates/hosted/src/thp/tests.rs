@@ -7,7 +7,7 @@ use page_frame::{FrameNumber, FrameRange, PAGE_SHIFT, PAGE_SIZE};
 
 use crate::pages::Pages;
 use crate::space::areas::{AREA, areas, number_of, numbers};
-use crate::space::mapping::{Mapped, is_huge_forbidden};
+use crate::system::mapping::{Mapped, is_huge_forbidden};
 use crate::test_blocks::{self, Block, fill, free};
 use crate::thp::growth::FULL;
 use crate::thp::scan::{MAX_QUERIES, SCAN_PAGES};

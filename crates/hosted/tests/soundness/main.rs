@@ -1,7 +1,8 @@
-//! Safe calls cannot break memory safety, also when an owner is dropped in an unusual place or a
-//! callback panics.
+//! No safe call breaks memory safety or blocks other threads for ever, whenever a handle is
+//! dropped, and also if a callback panics.
 //!
-//! `compile_fail` examples beside the items show the code that the types reject.
+//! The documentation of the items shows, in `compile_fail` examples, the code that the types
+//! reject.
 
 mod background;
 mod fork;

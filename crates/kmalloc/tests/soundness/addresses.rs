@@ -1,4 +1,4 @@
-//! Sizes may be asked for at any address, also while others free what lies there.
+//! Safe functions accept any address, also while another thread frees the memory there.
 
 use std::alloc::Layout;
 use std::mem::MaybeUninit;
@@ -12,7 +12,7 @@ use slab::{Debugging, Registry};
 use testkit::steps;
 
 #[test]
-fn sizes_of_addresses_that_are_freed_meanwhile_are_numbers_alone() {
+fn the_size_at_an_address_that_is_freed_meanwhile_is_that_of_a_class_or_a_run() {
     let mut memory = vec![MaybeUninit::uninit(); 8 << 20];
     let arena = Arena::new(&mut memory).expect("large enough");
     let kmalloc = Kmalloc::new(Registry::new(&arena, Threads).expect("room"));
@@ -43,7 +43,7 @@ fn sizes_of_addresses_that_are_freed_meanwhile_are_numbers_alone() {
     kmalloc.validate().expect("consistent");
 }
 
-/// Also under a preset that keeps the size asked for beside each object.
+/// The same under a preset that records the requested size beside each object.
 #[test]
 fn sizes_and_checks_of_objects_that_others_resize_and_free_are_of_the_class_or_of_a_request() {
     let mut memory = vec![MaybeUninit::uninit(); 8 << 20];

@@ -1,5 +1,5 @@
-//! The global allocator: panics do not shut it, and never unwind out of `GlobalAlloc`; addresses of
-//! nothing enter no cache.
+//! The global allocator: a panic leaves it usable, and never unwinds out of `GlobalAlloc`. The
+//! address of an empty allocation enters no cache.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::mem::MaybeUninit;
@@ -34,18 +34,18 @@ fn a_setup_that_panics_is_tried_again() {
     });
     assert!(catch_unwind(|| HEAP.kmalloc().is_ok()).is_err());
     assert!(HEAP.get().is_none());
-    // In a thread of its own, as it hangs where the panic leaves the set-up shut.
+    // In a thread of its own: if the panic left the state at "starting", this would wait for ever.
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || sender.send(HEAP.kmalloc().is_ok()));
     assert_eq!(receiver.recv_timeout(Duration::from_secs(60)), Ok(true));
     assert_eq!(CALLS.load(Ordering::SeqCst), 2);
 }
 
-/// Set in the process in which a test does what ends the program.
+/// The environment variable that is set in the child process of a test.
 const CHILD: &str = "KMALLOC_SOUNDNESS_CHILD";
 
-/// Runs the test `name` again in another process, which must end by the panic that must not unwind,
-/// and not return from `die`.
+/// Runs the test `name` again in a child process, which calls `die`. The call must not return: the
+/// panic that must not unwind ends the child.
 fn ends_the_program(name: &str, die: impl FnOnce()) {
     if std::env::var_os(CHILD).is_some() {
         die();
@@ -102,7 +102,7 @@ fn a_callback_that_panics_in_a_request_of_the_program_ends_it() {
 }
 
 #[test]
-fn an_address_of_no_bytes_enters_no_cache() {
+fn the_address_of_an_empty_allocation_enters_no_cache() {
     static HEAP: Global<(Static, Threads)> = Global::new(set_up);
     for align in [1, 8, 64, 4096] {
         let nothing = Layout::from_size_align(0, align).expect("a layout");
@@ -112,7 +112,7 @@ fn an_address_of_no_bytes_enters_no_cache() {
             unsafe { HEAP.dealloc(dangling, nothing) };
         }
     }
-    assert!(HEAP.get().is_none(), "nothing has been asked for");
+    assert!(HEAP.get().is_none(), "no request was made");
     let layout = Layout::new::<u64>();
     for _ in 0..100 {
         // SAFETY: as above.
@@ -129,7 +129,7 @@ fn an_address_of_no_bytes_enters_no_cache() {
 }
 
 #[test]
-fn what_has_no_bytes_may_grow_and_shrink_to_none() {
+fn an_empty_allocation_may_grow_and_shrink_to_empty() {
     static HEAP: Global<(Static, Threads)> = Global::new(set_up);
     let (nothing, some) = (Layout::new::<[u64; 0]>(), Layout::new::<[u64; 9]>());
     for _ in 0..100 {

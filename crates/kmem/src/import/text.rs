@@ -10,9 +10,9 @@ use super::lost::losses;
 use super::words::Words;
 use super::{Fields, Kind, Recorded, What, call_chain, has_failed, what};
 use crate::input_error::{InputError, Mismatch, quoted};
-use crate::plain_text::PlainText;
 use crate::trace::HEADER;
 use crate::trace::losses::Losses;
+use crate::trace::plain_text::PlainText;
 use crate::trace::source::Text;
 
 /// Longest line that is read.

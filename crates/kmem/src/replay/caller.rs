@@ -1,4 +1,4 @@
-//! Callers: the requested and the live memory of each call site.
+//! Callers: the memory that each call site requested, and the memory of it that is live.
 
 use super::usage::Live;
 
@@ -16,15 +16,16 @@ pub enum Source {
 /// The allocations of one call site from one source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
-    /// The call site. Where the trace does not name it, the cache, or the gfp mask of pages.
+    /// The call site. If the trace does not name it: the name of the cache or, for pages, the gfp
+    /// mask.
     pub site: String,
     /// Whether the trace names the call site.
     pub is_named: bool,
     /// The source of its memory.
     pub source: Source,
-    /// Requests.
+    /// Number of requests.
     pub allocations: u64,
-    /// Requests that found no memory in the replay.
+    /// Number of requests that found no memory in the replay.
     pub failed: u64,
     /// Sum of the requested bytes.
     pub requested_bytes: u64,
@@ -32,11 +33,13 @@ pub struct Caller {
     pub allocated_bytes: u64,
     /// Live memory at the end of the trace.
     pub live: Live,
-    /// Live memory at the moment of the peak of its side, of objects or of pages.
+    /// Live memory at the moment when the live memory of the whole trace is largest: that of
+    /// objects for a caller of objects, that of pages for a caller of pages.
     pub at_peak: Live,
-    /// Free bytes that cannot be released because of live memory of this call site: in slabs, and
-    /// on the page side in areas of 2 MiB. The live objects of a slab, or the live blocks of an
-    /// area, have equal shares. Zero where it was not counted.
+    /// Free bytes that cannot be released because of live memory of this call site: the free bytes
+    /// of slabs with live objects or, for pages, of areas of 2 MiB with live blocks. Each live
+    /// object of a slab counts an equal share of its free bytes, as does each block of an area.
+    /// Zero if the replay did not count them.
     pub pinned_bytes: u64,
 }
 
@@ -56,7 +59,7 @@ impl Caller {
     }
 }
 
-/// Sorts callers: most live bytes at the peak first.
+/// Sorts callers by their live bytes at the peak, largest first.
 pub(super) fn sort(callers: &mut [Caller]) {
     callers.sort_by(|one, other| {
         let key =

@@ -27,6 +27,7 @@ mod fast_parser;
 pub mod line;
 pub mod losses;
 pub mod names;
+pub mod plain_text;
 pub mod read_ahead;
 pub mod reader;
 pub mod source;

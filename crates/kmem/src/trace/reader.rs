@@ -9,10 +9,10 @@ use super::fast_parser;
 use super::line::{Line, Unexpected, parse};
 use super::losses::Losses;
 use super::names::Names;
+use super::plain_text::{self, Form};
 use super::source::Text;
 use super::{HEADER, VERSION};
 use crate::input_error::{InputError, Mismatch, quoted};
-use crate::plain_text::{self, Form};
 
 /// Maximum length of a line in bytes, without its line break.
 pub const MAX_LINE_BYTES: usize = 4096;

@@ -1,4 +1,5 @@
-//! Machines: numbers that are no ids, and strides that are not whole lines.
+//! Machines: a CPU number beyond the last id is refused, and a slot stride of whole lines is
+//! accepted. `compile_fail` examples of [`WithSlotStride`] show the strides that are refused.
 
 use page_frame::{Cpu, CpuId, SingleCpu, SwitchedCpu, WithSlotStride};
 
@@ -13,6 +14,6 @@ fn numbers_beyond_the_last_id_are_refused() {
 }
 
 #[test]
-fn a_slot_stride_is_whole_lines() {
+fn a_slot_stride_of_two_lines_is_accepted() {
     assert_eq!(WithSlotStride::<SingleCpu, 128>::SLOT_STRIDE, 128);
 }

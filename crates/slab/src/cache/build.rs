@@ -15,7 +15,7 @@ use crate::hardening::secret::secret_or_default;
 use crate::patience::Reclaim;
 use crate::registry::aging::age_if_due;
 use crate::registry::inner::RegistryInner;
-use crate::slabs::geometry::{Geometry, GeometryError, MAX_OUTSIDE};
+use crate::slabs::layout::geometry::{Geometry, GeometryError, MAX_OUTSIDE};
 use crate::slabs::settings::CacheSettings;
 use crate::system::System;
 

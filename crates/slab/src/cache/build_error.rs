@@ -4,7 +4,7 @@ use core::fmt;
 
 use page_frame::{Order, OutOfMemory};
 
-use crate::slabs::geometry::GeometryError;
+use crate::slabs::layout::geometry::GeometryError;
 
 /// The reason why a cache cannot be built.
 ///

@@ -1,7 +1,7 @@
-//! Allocating and freeing many objects at once: enters the slot once for all objects that its two
-//! magazines have, or have room for. Reserves of objects.
+//! Many objects at once: one call enters the CPU slot once for all objects that its two magazines
+//! hold, or have room for. Also makes reserves of objects.
 //!
-//! With a preset that checks each object, each is allocated or freed as a single one.
+//! Under a preset that checks each object, a call allocates or frees the objects one by one.
 
 use core::ptr::NonNull;
 
@@ -17,7 +17,7 @@ impl<S: System, K: Hardening> Cache<S, K> {
     /// one, and writes them there; returns how many. Fewer than `objects.len()` means that memory
     /// ran out. If a constructor panics, none is allocated.
     ///
-    /// The CPU slot is entered once for as many as it has.
+    /// Enters the CPU slot once for all objects that its magazines hold.
     ///
     /// ```
     /// # use core::{alloc::Layout, mem::MaybeUninit, ptr::NonNull};
@@ -39,8 +39,9 @@ impl<S: System, K: Hardening> Cache<S, K> {
         if had == objects.len() { had } else { self.allocate_rest(objects, had) }
     }
 
-    /// Frees objects, as [`free`](Self::free) does one. The CPU slot is entered once for as many as
-    /// it has room for. If code of the user panics meanwhile, all are freed all the same.
+    /// Frees objects, as [`free`](Self::free) does one. Enters the CPU slot once for all objects
+    /// that its magazines have room for. If code of the user panics meanwhile, all are freed all
+    /// the same.
     /// Example: see [`Cache::allocate_many`].
     ///
     /// # Safety
@@ -110,8 +111,8 @@ struct TakeGuard<'c, 'o, S: System, K: Hardening> {
 impl<S: System, K: Hardening> Drop for TakeGuard<'_, '_, S, K> {
     fn drop(&mut self) {
         if self.had > 0 {
-            // SAFETY: the first `had` objects were allocated for the caller, which has not got them
-            // yet, and are unchanged.
+            // SAFETY: this call allocated the first `had` objects, and the caller has not seen
+            // them, so they are unchanged.
             unsafe { self.cache.free_rest(&self.objects[..self.had]) };
         }
     }

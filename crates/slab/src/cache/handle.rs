@@ -5,7 +5,7 @@ use core::marker::PhantomData;
 use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 
-use page_frame::{Cpu, OutOfMemory};
+use page_frame::{CacheName, Cpu, OutOfMemory};
 
 use crate::cache::destroy::{Busy, EndOfHandle};
 use crate::cache_inner::CacheInner;
@@ -17,19 +17,18 @@ use crate::registry::aging::age_if_due;
 use crate::registry::inner::RegistryInner;
 use crate::registry::pressure::allocate_after_shrinking;
 use crate::slabs::checks::ObjectChecks;
-use crate::slabs::geometry::Geometry;
+use crate::slabs::layout::geometry::Geometry;
 use crate::slabs::settings::CacheSettings;
 use crate::system::System;
-use page_frame::CacheName;
 
 /// Objects of one size, in constructed state, from slabs that the cache takes and releases by
 /// itself.
 ///
 /// Dropping it destroys the cache; objects still in use then stay as they are, and their slabs are
-/// lost to the page source. [`destroy`](Self::destroy) refuses instead. Do neither in a
-/// constructor, a destructor or a `reclaim` callback of the same cache, in a callback of the
-/// registry ([`Registry::stats`](crate::Registry::stats) and others), or in an interrupt: both
-/// would wait for the code that called or was interrupted.
+/// lost to the page source. [`destroy`](Self::destroy) refuses instead. Both wait for
+/// the end of calls that use the cache. So do neither inside such a call: in a constructor, a
+/// destructor or a `reclaim` callback of the same cache, in a callback of the registry
+/// ([`Registry::stats`](crate::Registry::stats) and others), or in an interrupt.
 ///
 /// ```
 /// # use core::{alloc::Layout, mem::MaybeUninit};
@@ -59,11 +58,10 @@ pub struct Cache<S: System, K: Hardening = Off> {
     checks: PhantomData<fn() -> K>,
 }
 
-// SAFETY: the cache is reached through shared references and is Sync when page source and CPUs are;
-// the last handle may drop them on any CPU, and are therefore Send.
+// SAFETY: a handle reaches the cache through shared references, and the cache is `Sync` if its page
+// source and its CPUs are. The last handle may drop both on any CPU, so both are `Send`.
 unsafe impl<S: System<Pages: Send + Sync, Cpus: Send + Sync>, K: Hardening> Send for Cache<S, K> {}
-// SAFETY: a shared handle reaches the cache by shared references only, which is Sync when P and C
-// are.
+// SAFETY: a shared handle gives only shared references to the cache, which is `Sync` as above.
 unsafe impl<S: System<Pages: Send + Sync, Cpus: Send + Sync>, K: Hardening> Sync for Cache<S, K> {}
 
 impl<S: System, K: Hardening> Cache<S, K> {

@@ -39,7 +39,7 @@ pub trait Reset {
     fn reset(self: Pin<&mut Self>);
 }
 
-/// Marks who has values of `T`, and takes and gives them.
+/// Marks a type as an owner of values of `T` that is invariant in `T`.
 pub(crate) type Invariant<T> = PhantomData<(T, fn(T) -> T)>;
 
 /// A value of an [`ObjectCache`](crate::ObjectCache), in use. Dropping it resets the value and
@@ -67,7 +67,8 @@ pub(crate) type Invariant<T> = PhantomData<(T, fn(T) -> T)>;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// It borrows its cache, which so outlives it, and cannot be freed to another cache:
+/// It borrows its cache, so the cache outlives it. Another cache cannot free it. The compiler
+/// rejects a cache that is dropped first:
 ///
 /// ```compile_fail,E0505
 /// # use core::mem::MaybeUninit;
@@ -86,7 +87,8 @@ pub(crate) type Invariant<T> = PhantomData<(T, fn(T) -> T)>;
 /// drop(one);
 /// ```
 ///
-/// A value's content lives as long as the cache's type says, as the next user finds it there:
+/// The next user gets the same value, with what a user left in it. So the content must live as long
+/// as the type of the cache says:
 ///
 /// ```compile_fail,E0597
 /// # use core::mem::MaybeUninit;

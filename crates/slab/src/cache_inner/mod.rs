@@ -22,7 +22,6 @@
 pub(crate) mod cache_list;
 pub(crate) mod depot;
 pub(crate) mod depot_transfer;
-pub(crate) mod internal_caches;
 pub(crate) mod percpu_cache;
 pub(crate) mod shared;
 pub(crate) mod sizing;

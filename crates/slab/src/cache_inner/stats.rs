@@ -2,13 +2,12 @@
 
 use core::fmt;
 
-use page_frame::Order;
+use page_frame::{CacheName, Order};
 
 use crate::patience::Patience;
 use crate::slabs::Slabs;
 use crate::slabs::environment::Environment;
 use crate::system::System;
-use page_frame::CacheName;
 
 /// The first two lines of the kernel's `/proc/slabinfo`, version 2.1.
 pub(crate) const SLABINFO_HEADER: &str = "\

@@ -13,8 +13,8 @@ use crate::hardening::presets::Hardening;
 use crate::patience::Patience;
 use crate::slabs::Slabs;
 use crate::slabs::environment::Environment;
-use crate::slabs::geometry::Geometry;
-use crate::slabs::header::SlabHeader;
+use crate::slabs::layout::geometry::Geometry;
+use crate::slabs::layout::header::SlabHeader;
 use crate::slabs::settings::CacheSettings;
 use crate::system::System;
 

@@ -14,8 +14,8 @@ use page_frame::{FrameNumber, Violation};
 use crate::cache_inner::CacheInner;
 use crate::hardening::presets::Hardening;
 use crate::patience::Patience;
-use crate::slabs::header::SlabHeader;
-use crate::slabs::links::MARK_CACHED;
+use crate::slabs::layout::header::SlabHeader;
+use crate::slabs::layout::links::MARK_CACHED;
 use crate::system::System;
 
 /// Number of objects of a batch: half a kilobyte of addresses.

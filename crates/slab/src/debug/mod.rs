@@ -1,4 +1,4 @@
-//! Looking inside: leaked objects, and invariants.
+//! Inspection of a cache: its objects in use, and checks of its invariants.
 
 pub(crate) mod leaks;
 pub(crate) mod magazines;

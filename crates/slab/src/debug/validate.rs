@@ -12,7 +12,7 @@ use crate::cache_inner::CacheInner;
 use crate::patience::Patience;
 use crate::slabs::Slabs;
 use crate::slabs::environment::Environment;
-use crate::slabs::header::{ListName, SlabHeader};
+use crate::slabs::layout::header::{ListName, SlabHeader};
 use crate::slabs::set::SlabSet;
 use crate::system::System;
 

@@ -12,8 +12,8 @@ use page_frame::{Arena, PAGE_SIZE, PageMap, SingleCpu, Tag};
 
 use crate::patience::Patience;
 use crate::percpu::slot::{CpuSlot, Push};
-use crate::slabs::header::{ListName, Neighbours, SlabHeader};
-use crate::slabs::links::{Links, MARK_ALLOCATED};
+use crate::slabs::layout::header::{ListName, Neighbours, SlabHeader};
+use crate::slabs::layout::links::{Links, MARK_ALLOCATED};
 use crate::slabs::set::SlabSet;
 use crate::{Cache, Hardened, Registry};
 

@@ -1,4 +1,4 @@
-//! Histories: who allocated and freed an object last, when, and how often.
+//! Histories: the callers that allocated and freed an object last, when, and how often.
 //!
 //! A history lies beside its object, where a stray write may change it. It refers to source
 //! locations. Therefore a reader compares its checksum first.

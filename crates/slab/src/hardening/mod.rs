@@ -19,22 +19,22 @@
 //! | red zone | object | canary | red zone | requested size | history |
 //! ```
 //!
-//! `slabs/checks.rs` checks each object that is allocated or freed. A fault goes to the fault hook;
-//! where the hook returns, the object stays isolated: it counts as in use, and nobody gets it
-//! again.
+//! `slabs/checks` checks each object that is allocated or freed. A fault goes to the fault hook;
+//! where the hook returns, the object stays isolated: it counts as in use, and the cache never
+//! allocates it again.
 //!
 //! Each check finds these mistakes:
 //!
 //! | check | finds | when |
 //! |---|---|---|
-//! | always | the object freed last, once more | at the free |
+//! | always | a second free of the object that was freed last | at the free |
 //! | `MARKS` | double frees; interior and foreign pointers, other caches' objects | at the free |
 //! | `CANARY` | writes behind the object | at the free |
 //! | `RED_ZONE` | writes in front of and further behind the object | at the free |
-//! | `REQUESTED_SIZE` | writes in the object, behind what was asked for | at the free |
+//! | `REQUESTED_SIZE` | writes in the object, beyond the requested size | at the free |
 //! | `POISON` | writes after the free | at the next allocation of the object, or on demand |
-//! | `SHUFFLE` | nothing; objects of a fresh slab come in an order that nobody can predict | |
-//! | `HISTORY` | nothing; keeps where an object was last allocated and freed, and when | |
+//! | `SHUFFLE` | nothing; makes the order of a fresh slab's objects unpredictable | |
+//! | `HISTORY` | nothing; records where an object was last allocated and freed, and when | |
 
 pub(crate) mod canary;
 pub(crate) mod changed;

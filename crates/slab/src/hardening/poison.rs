@@ -1,4 +1,4 @@
-//! Poison: free objects are filled with a pattern, which is checked when they go out again.
+//! Poison: a pattern that fills free objects, and is checked when they are allocated again.
 
 use core::ptr::NonNull;
 
@@ -49,7 +49,7 @@ pub(crate) unsafe fn first_other(
         let found = unsafe { place.read_unaligned() };
         found == word
     };
-    // Whole words first, of which each is compared at once.
+    // Whole words first: one comparison checks all bytes of a word.
     let good_words = (0..bytes / WORD).map(|word| word * WORD).take_while(is_good).count();
     (good_words * WORD..bytes).map(|offset| start.wrapping_add(offset)).find_map(|place| {
         // SAFETY: clause 1: one of the bytes.

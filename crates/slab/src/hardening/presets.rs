@@ -29,27 +29,29 @@
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub trait Hardening: 'static {
-    /// Whether each object's state is kept in its link, outside it. Costs a look-up at both calls
-    /// and an atomic exchange at the free. Example: see [`Hardening`].
+    /// Whether the slab records for each object if it is in use, in the object's link. Costs a
+    /// look-up of the slab and an atomic exchange at each allocation and at each free.
+    /// Example: see [`Hardening`].
     const MARKS: bool = false;
-    /// Whether a word behind the object is bound to its address and the cache's secret.
+    /// Whether a word behind the object shows writes there. Its value is computed from the object's
+    /// address and the cache's secret.
     /// Example: see [`Hardening`].
     const CANARY: bool = false;
     /// Bytes of a pattern in front of the object (rounded up to its alignment) and behind it.
     /// Example: see [`Hardening`].
     const RED_ZONE: usize = 0;
-    /// Whether is kept how many bytes of each object the caller asked for, and the rest of the
-    /// object is a red zone: for allocators of size classes
-    /// ([`Cache::set_requested_size`](crate::Cache::set_requested_size)). Caches with a constructor
-    /// go without. Example: see [`Hardening`].
+    /// Whether the cache records how many bytes of each object its user requested, and checks that
+    /// nobody writes to the rest: for allocators with size classes
+    /// ([`Cache::set_requested_size`](crate::Cache::set_requested_size)). Does nothing in caches
+    /// with a constructor. Example: see [`Hardening`].
     const REQUESTED_SIZE: bool = false;
-    /// Whether free objects are filled with a pattern. Caches with a constructor go without: their
-    /// objects keep their state. Example: see [`Hardening`].
+    /// Whether free objects are filled with a pattern. Does nothing in caches with a constructor,
+    /// whose free objects keep their state. Example: see [`Hardening`].
     const POISON: bool = false;
-    /// Whether the objects of a fresh slab go out in an order that the secret decides.
+    /// Whether the objects of a fresh slab are allocated in an order that the secret decides.
     /// Example: see [`Hardening`].
     const SHUFFLE: bool = false;
-    /// Whether is kept who allocated and freed each object last, and when.
+    /// Whether the cache records the callers that allocated and freed each object last, and when.
     /// Example: see [`Hardening`].
     const HISTORY: bool = false;
 }
@@ -60,8 +62,8 @@ pub struct Off;
 
 impl Hardening for Off {}
 
-/// Obstacles for an attacker: marks, canaries, shuffled slabs, and a look at each object for writes
-/// since it was freed.
+/// Checks against attackers: marks, canaries, shuffled slabs, and poison, which shows writes to a
+/// free object.
 ///
 /// ```
 /// # use core::{alloc::Layout, mem::MaybeUninit};
@@ -95,7 +97,7 @@ impl Hardening for Hardened {
     const SHUFFLE: bool = true;
 }
 
-/// Everything, for the search for a mistake.
+/// All checks, for debugging.
 ///
 /// ```
 /// # use core::{alloc::Layout, mem::MaybeUninit};
@@ -133,7 +135,7 @@ impl Hardening for Debugging {
     const HISTORY: bool = true;
 }
 
-/// Whether objects pass a check on their way out or back.
+/// Returns whether a check runs when an object is allocated or freed.
 pub(crate) const fn is_any_on<K: Hardening>() -> bool {
     K::MARKS || K::CANARY || K::RED_ZONE > 0 || K::REQUESTED_SIZE || K::POISON || K::HISTORY
 }

@@ -4,7 +4,7 @@ use core::fmt;
 use core::ptr::NonNull;
 
 use page_frame::{
-    Cpu, CpuId, Fault, FaultHook, OutOfMemory, PageMap, PageSource, Shrink, Violation,
+    CacheName, Cpu, CpuId, Fault, FaultHook, OutOfMemory, PageMap, PageSource, Shrink, Violation,
     panic_on_fault,
 };
 
@@ -19,7 +19,6 @@ use crate::registry::frozen::FrozenSlots;
 use crate::registry::inner::RegistryInner;
 use crate::registry::pressure;
 use crate::system::System;
-use page_frame::CacheName;
 
 /// The caches of a system.
 ///

@@ -12,8 +12,7 @@ use page_frame::{Cpu, FaultHook, Order, OutOfMemory, PAGE_SIZE, PageMap, PageSou
 
 use crate::cache_inner::cache_list::CacheList;
 use crate::cache_inner::depot::Depot;
-use crate::cache_inner::internal_caches::InternalCaches;
-use crate::cache_inner::shared::{Shared, free_slot_block};
+use crate::cache_inner::shared::{InternalCaches, Shared, free_slot_block};
 use crate::cache_inner::sizing::MagazineSizing;
 use crate::cache_inner::{CacheInner, ReclaimHook};
 use crate::own_memory::OwnMemory;
@@ -22,7 +21,7 @@ use crate::percpu::slot::CacheSlots;
 use crate::percpu::slot_arena::{SlotArena, slots_behind, slots_in};
 use crate::slabs::clock::{AgingClock, AgingPace};
 use crate::slabs::environment::Environment;
-use crate::slabs::geometry::Geometry;
+use crate::slabs::layout::geometry::Geometry;
 use crate::slabs::settings::CacheSettings;
 use crate::system::System;
 

@@ -1,14 +1,14 @@
 //! Freed chains: objects of one slab, linked to one another, that are freed together.
 //!
-//! Neighbouring objects of one slab so cost one look-up of the slab and one exchange of its free
+//! So neighbouring objects of one slab cost one look-up of the slab and one exchange of its free
 //! word.
 
 use core::ptr::NonNull;
 
 use crate::slabs::free_word::Pushed;
-use crate::slabs::geometry::Geometry;
-use crate::slabs::header::{LinksPlace, SlabHeader};
-use crate::slabs::links::Links;
+use crate::slabs::layout::geometry::Geometry;
+use crate::slabs::layout::header::{LinksPlace, SlabHeader};
+use crate::slabs::layout::links::Links;
 
 /// Objects of one slab that the caller owns and frees.
 #[derive(Debug)]

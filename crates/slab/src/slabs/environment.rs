@@ -1,4 +1,4 @@
-//! The surroundings of slabs: pages, lock tokens, a fault hook, and a clock of traffic.
+//! The environment of slabs: the page source, lock tokens, the fault hook, and the aging clock.
 
 use core::ptr::NonNull;
 
@@ -9,10 +9,10 @@ use crate::percpu::slot::{CacheSlots, CpuSlot};
 use crate::slabs::clock::AgingClock;
 use crate::system::System;
 
-/// For fewer objects, no headers are fetched ahead.
+/// Minimum number of objects for which headers are prefetched.
 const WORTH_FETCHING: usize = 8;
 
-/// The surroundings of all slabs of a registry.
+/// The parts of a registry that all its slabs use.
 pub(crate) struct Environment<S: System> {
     pub(crate) source: S::Pages,
     /// Tags and owners of most pages of the source.
@@ -42,9 +42,9 @@ impl<S: System> Environment<S> {
         }
     }
 
-    /// Fetches the headers of the slabs of `objects` into the CPU's cache. Objects that were freed
-    /// in random order lie in slabs that are all missed: so the misses overlap, and happen
-    /// before the caller takes a lock.
+    /// Prefetches the headers of the slabs of `objects` into the CPU's cache, before the caller
+    /// takes a lock. Objects that were freed in random order lie in different slabs, so each header
+    /// is a cache miss. The prefetches make these misses overlap.
     pub(crate) fn prefetch_headers(&self, objects: &[NonNull<u8>]) {
         if objects.len() < WORTH_FETCHING {
             return;
@@ -65,7 +65,7 @@ impl<S: System> Environment<S> {
         }
     }
 
-    /// Gives `fault` to the fault hook.
+    /// Passes `fault` to the fault hook.
     pub(crate) fn report(&self, fault: &Fault) {
         (self.hook)(fault);
     }

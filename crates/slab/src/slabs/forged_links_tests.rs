@@ -15,8 +15,8 @@ use std::vec::Vec;
 use page_frame::{Arena, Fault, FaultKind, SingleCpu, panic_on_fault};
 
 use crate::patience::Patience;
-use crate::slabs::header::SlabHeader;
-use crate::slabs::links::Links;
+use crate::slabs::layout::header::SlabHeader;
+use crate::slabs::layout::links::Links;
 use crate::{Cache, Hardened, Registry};
 
 type TestSystem<'a> = (&'a Arena<'a>, SingleCpu);
@@ -81,7 +81,7 @@ const FORGERIES: &[Forgery] = &[
     ("the mark of an object in use", |slab| slab.write(slab.free[2], usize::MAX)),
     ("the mark of a cached object", |slab| {
         // SAFETY: clause 1: an object of the slab. It is not the caller's, which is the mistake.
-        unsafe { slab.links.set_mark(slab.free[2], crate::slabs::links::MARK_CACHED) };
+        unsafe { slab.links.set_mark(slab.free[2], crate::slabs::layout::links::MARK_CACHED) };
     }),
     ("one link for all", |slab| {
         slab.free.iter().for_each(|index| slab.write(*index, slab.capacity - 1));

@@ -8,7 +8,7 @@
 
 use core::ptr::NonNull;
 
-use crate::slabs::header::{Neighbours, SlabHeader};
+use crate::slabs::layout::header::{Neighbours, SlabHeader};
 
 /// A list of slabs.
 #[derive(Debug)]

@@ -3,32 +3,26 @@
 //!
 //! # Concepts
 //! [`Slabs`] owns the slab set and its lock, and the stack of slabs that wait to be sorted into the
-//! set again. It allocates and frees objects; `lifecycle.rs` makes slabs from blocks of the page
-//! source and releases them. It uses no magazines, and CPU slots only for the lock token.
+//! set again. It allocates and frees objects; `lifecycle` makes slabs from blocks of the page
+//! source and releases them. It uses no magazines, and CPU slots only for the lock token. Pages and
+//! memory for headers come from the [`SlabSource`] of the registry.
 
-pub(crate) mod build;
 pub(crate) mod chain;
 pub(crate) mod checks;
 pub(crate) mod clock;
-pub(crate) mod ending;
 pub(crate) mod environment;
 #[cfg(all(test, not(loom)))]
 mod forged_links_tests;
 pub(crate) mod free_word;
-pub(crate) mod geometry;
-pub(crate) mod header;
+pub(crate) mod layout;
 pub(crate) mod lifecycle;
-pub(crate) mod links;
 pub(crate) mod list;
 pub(crate) mod set;
 pub(crate) mod settings;
-pub(crate) mod shuffle;
-pub(crate) mod slab_source;
-pub(crate) mod surroundings;
 
 use core::ptr::NonNull;
 
-use page_frame::sync::TakeAll;
+use page_frame::sync::{AtomicPtr, Ordering, TakeAll};
 use page_frame::{Fault, FaultKind, IrqLock, IrqLockGuard, IrqLockToken};
 
 use crate::patience::Patience;
@@ -36,7 +30,8 @@ use crate::percpu::slot::CpuSlot;
 use crate::slabs::chain::FreedChain;
 use crate::slabs::environment::Environment;
 use crate::slabs::free_word::Pushed;
-use crate::slabs::header::SlabHeader;
+use crate::slabs::layout::geometry::Geometry;
+use crate::slabs::layout::header::SlabHeader;
 use crate::slabs::set::SlabSet;
 use crate::slabs::settings::CacheSettings;
 use crate::system::System;
@@ -280,5 +275,25 @@ impl Slabs {
                 }
             }
         }
+    }
+}
+
+/// Where slabs come from: pages, and memory for headers that lie outside their slabs.
+pub(crate) struct SlabSource<S: System> {
+    pub(crate) environment: Environment<S>,
+    /// Memory for headers without links, and for headers with a line of links; null before the
+    /// first cache is made.
+    pub(crate) headers: AtomicPtr<[Slabs; 2]>,
+}
+
+impl<S: System> SlabSource<S> {
+    /// Returns the internal cache of the headers of slabs cut by `geometry`.
+    pub(crate) fn headers_for(&self, geometry: &Geometry) -> &Slabs {
+        // Acquire: pairs with the Release of the exchange that set it.
+        let headers = NonNull::new(self.headers.load(Ordering::Acquire));
+        let headers = headers.expect("it was set before the first cache was made");
+        // SAFETY: I1 of `cache_inner/shared.rs`: they live as long as the registry.
+        let headers = unsafe { headers.as_ref() };
+        &headers[geometry.links_bytes() / 64]
     }
 }

@@ -22,8 +22,8 @@ use page_frame::sync::TakeAll;
 
 use crate::slabs::chain::FreedChain;
 use crate::slabs::free_word::Pushed;
-use crate::slabs::geometry::Geometry;
-use crate::slabs::header::{ListName, SlabHeader};
+use crate::slabs::layout::geometry::Geometry;
+use crate::slabs::layout::header::{ListName, SlabHeader};
 use crate::slabs::list::SlabList;
 use crate::slabs::settings::CacheSettings;
 

@@ -6,7 +6,7 @@ use std::boxed::Box;
 use std::vec::Vec;
 
 use super::*;
-use crate::slabs::links::MARK_CACHED;
+use crate::slabs::layout::links::MARK_CACHED;
 
 /// The memory of one slab.
 #[repr(C, align(4096))]

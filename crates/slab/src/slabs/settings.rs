@@ -3,12 +3,11 @@
 use core::fmt;
 use core::ptr::NonNull;
 
-use page_frame::Tag;
+use page_frame::{CacheName, Tag};
 
 use crate::hardening::padding::Padding;
-use crate::slabs::geometry::Geometry;
+use crate::slabs::layout::geometry::Geometry;
 use crate::trace::{Event, Trace};
-use page_frame::CacheName;
 
 /// A constructor or destructor: the hook gets the address of the object.
 /// Example: see [`CacheBuilder::constructor`](crate::CacheBuilder::constructor).

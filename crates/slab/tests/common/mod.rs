@@ -1,4 +1,5 @@
-//! Page sources that the tests run over: our buddy, a published one, and one that calls back.
+//! Page sources for the tests: the buddy of this repository, one from crates.io, and a wrapper with
+//! a callback.
 
 #![allow(dead_code, unreachable_pub)]
 
@@ -13,9 +14,9 @@ use page_frame::{
     Cpu, DirectMap, Order, OutOfMemory, PAGE_SIZE, PageBlock, PageMap, PageMapArray, PageSource,
 };
 
-/// Our buddy over mapped memory.
+/// The buddy of this repository over mapped memory.
 pub struct OurBuddy<C: Cpu> {
-    // Declared before the memory that it stands in, so dropped first.
+    // Declared before the memory that it lies in, and so dropped first.
     pub buddy: Buddy<'static, DirectMap, C>,
     _memory: [Mapped; 2],
 }
@@ -36,7 +37,8 @@ impl<C: Cpu> OurBuddy<C> {
     }
 }
 
-/// The published `buddy_system_allocator`, which knows frames only, with a page map beside it.
+/// The allocator of the crate `buddy_system_allocator`, which has frame numbers only, with a page
+/// map beside it.
 pub struct Published {
     frames: Mutex<FrameAllocator<20>>,
     map: PageMapArray<'static>,
@@ -62,7 +64,7 @@ impl Published {
         Self { frames, map, start, _memory: [memory, entries] }
     }
 
-    /// Returns how many pages could be had one by one; takes and gives back all of them.
+    /// Returns how many single pages are free: allocates all of them, and frees them again.
     pub fn free_pages(&self) -> usize {
         let mut frames = self.frames.lock().expect("no panic");
         let taken: Vec<_> = std::iter::from_fn(|| frames.alloc(1)).collect();
@@ -99,8 +101,8 @@ unsafe impl page_frame::ForwardPageMap for Published {
     }
 }
 
-/// Calls back whenever it is asked for pages or given some: what holds a lock then would hang or
-/// fail.
+/// A page source that runs a callback at each allocation and at each free. A cache that holds a
+/// lock or a slot meanwhile would hang or fail in the callback.
 pub struct CallingBack<'a, P> {
     pub source: P,
     pub called: RefCell<Option<Box<dyn FnMut() + 'a>>>,
@@ -108,7 +110,7 @@ pub struct CallingBack<'a, P> {
 
 impl<P> CallingBack<'_, P> {
     fn call(&self) {
-        // Taken out during the call, so that calls from within do not go round for ever.
+        // Taken out during the call, so that the callback does not run inside itself.
         let called = self.called.borrow_mut().take();
         if let Some(mut call) = called {
             call();

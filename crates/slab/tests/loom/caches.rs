@@ -1,5 +1,5 @@
-//! Whole caches over an arena: two CPUs that miss, grow, are taken over; a cache that goes while
-//! others look at it.
+//! Models of a whole cache over an arena: two CPUs miss, grow the cache, and take slots over; a
+//! cache is destroyed while another CPU visits it.
 
 use std::alloc::Layout;
 use std::mem::MaybeUninit;
@@ -37,12 +37,13 @@ unsafe impl page_frame::ForwardPageMap for Shared {
     }
 }
 
-/// Three objects of 2,104 bytes in a slab of two pages, two in a magazine.
+/// Calls `test` with a cache of objects of 2,104 bytes: three in a slab of two pages, two in a
+/// magazine.
 fn with_cache(test: impl FnOnce(&Registry<(Shared, Machine)>, Cache<(Shared, Machine)>)) {
     become_cpu(0);
     let mut memory = vec![MaybeUninit::<u8>::uninit(); PAGES * PAGE_SIZE];
     let start = NonNull::from(&mut memory[..]).cast();
-    // SAFETY: the memory is ours until the end of this function, where the arena has gone.
+    // SAFETY: the memory is ours until the end of this function, and the arena is dropped before.
     let arena = unsafe { Arena::from_raw(start, memory.len()) }.expect("large enough");
     let arena = Arc::new(arena);
     let pages = arena.free_pages();
@@ -69,7 +70,7 @@ fn free(cache: &Cache<(Shared, Machine)>, objects: impl IntoIterator<Item = NonN
     }
 }
 
-/// Nobody has an object any more, and none is lost.
+/// Checks that no object is in use, and none is lost.
 fn everything_is_back(cache: &Cache<(Shared, Machine)>) {
     cache.validate().expect("consistent");
     cache.shrink_all();
@@ -87,10 +88,12 @@ impl<T> Sent<T> {
     }
 }
 
-/// A CPU frees until its magazines go through the depot, and allocates again, while another takes
-/// its slot over and empties magazines and depot: no object is lost or handed out twice. Mutations
-/// seen to fail: `put_away` emptying a magazine that the depot has taken ("each free object is
-/// linked once"); the take-over leaving the previous magazine behind (an object is still active).
+/// One CPU frees until a magazine goes to the depot, and allocates again. Meanwhile another CPU
+/// takes over its slot, and empties its magazines and the depot. No object is lost or allocated
+/// twice.
+///
+/// Mutations that it catches: `put_away` empties a magazine that the depot has taken ("each free
+/// object is linked once"); the take-over leaves the previous magazine (an object is still active).
 #[test]
 fn depot_exchange_against_take_over() {
     long_model("slab: depot exchange against take-over", 100, 3, || {
@@ -109,8 +112,10 @@ fn depot_exchange_against_take_over() {
     });
 }
 
-/// Two CPUs find no slab and both grow: both slabs are in the set, and the objects are different
-/// ones. Mutation seen to fail: the fresh slab not added to the set.
+/// Two CPUs find no slab and both grow the cache: both slabs are in the set, and the CPUs get
+/// different objects.
+///
+/// Mutation that it catches: the fresh slab is not added to the set.
 #[test]
 fn two_cpus_grow_at_once() {
     long_model("slab: two grow at once", 100, 3, || {
@@ -132,10 +137,12 @@ fn two_cpus_grow_at_once() {
     });
 }
 
-/// A CPU's trip to the slabs makes new magazines larger while another one frees into, exchanges and
-/// puts away those of the old capacity: every magazine keeps its own, and goes back to where it
-/// came from. Mutation seen to fail: `new_magazine` asking for the class once for the memory and
-/// again for the header (the magazine is freed to a cache that it is not of).
+/// One CPU's trip to the slabs raises the capacity of new magazines. Meanwhile another CPU uses
+/// magazines of the old capacity. Each magazine keeps its capacity, and its memory returns to the
+/// internal cache of that capacity.
+///
+/// Mutation that it catches: `new_magazine` reads the class twice, for the memory and for the
+/// header (the magazine is freed to the wrong internal cache).
 #[test]
 fn the_capacity_changes_while_old_magazines_are_about() {
     long_model("slab: the capacity changes", 20, 3, || {
@@ -154,8 +161,10 @@ fn the_capacity_changes_while_old_magazines_are_about() {
     });
 }
 
-/// A cache is destroyed while another CPU walks all caches to shrink them. Mutation seen to fail:
-/// `close` without waiting for visits (an object that the shrinker holds counts as in use).
+/// A cache is destroyed while another CPU visits all caches to shrink them.
+///
+/// Mutation that it catches: `close` does not wait for visits (an object that the shrinker holds
+/// counts as in use).
 #[test]
 fn destroy_against_a_visitor() {
     long_model("slab: destroy against a visitor", 100, 3, || {
@@ -170,10 +179,12 @@ fn destroy_against_a_visitor() {
     });
 }
 
-/// A shrinker that only tries locks returns objects to a full slab, from another CPU's
-/// magazine, while that CPU frees the last one under the lock: the slab is released once. Mutation
-/// seen to fail: the free without the lock not putting the slab on the pending stack (it is never
-/// released).
+/// A shrinker that only tries locks returns objects of another CPU's magazine to a full slab. At
+/// the same time that CPU frees the last object of the slab under the lock. The slab is released
+/// once.
+///
+/// Mutation that it catches: the free without the lock does not put the slab on the pending stack
+/// (the slab is never released).
 #[test]
 fn last_frees_with_and_without_the_lock() {
     long_model("slab: last frees with and without the lock", 10, 3, || {

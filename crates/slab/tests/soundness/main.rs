@@ -1,7 +1,8 @@
-//! Safe code breaks no memory safety, and a panic of the user's code leaves nothing shut.
+//! Safe code breaks no memory safety, and a panic of the user's code leaves no lock held and no
+//! slot closed.
 //!
-//! Each test drives a safe function the way that once broke memory safety, or hung, and asserts
-//! what is seen without a sanitizer.
+//! Each test makes calls after which a wrong implementation would break memory safety, or hang. It
+//! asserts effects that show without a sanitizer.
 #![cfg(not(loom))]
 
 mod alignment;

@@ -1,4 +1,5 @@
-//! `Cache::owns`, `check` and `requested_size` may be asked while another thread releases the slab.
+//! `Cache::owns`, `check` and `requested_size` accept any address, also that of an object whose
+//! slab another thread releases during the call.
 
 use std::alloc::Layout;
 use std::ptr::NonNull;
@@ -9,24 +10,24 @@ use hosted::Threads;
 use page_frame::SingleCpu;
 use slab::{Debugging, Hardening, Registry};
 
-use crate::source::{Told, with_arena};
+use crate::source::{HookedSource, with_arena};
 
-/// Keeps requested sizes, and makes no other check: a free object passes.
+/// A preset that records requested sizes and has no marks, so that a free object passes the checks.
 struct KeepsSizes;
 
 impl Hardening for KeepsSizes {
     const REQUESTED_SIZE: bool = true;
 }
 
-/// The answer comes from records that are still there: a look at the record that the page map named
-/// before the slab went would say that the object is this cache's.
+/// The call reads the tag of the page, and then another thread releases the slab. The rest of the
+/// call must not read the header of that slab: it would say that the object is one of this cache.
 #[test]
-fn a_slab_that_goes_during_the_question_is_not_looked_at() {
+fn a_call_reads_no_header_of_a_slab_that_is_released_meanwhile() {
     with_arena(|arena| {
         let (asked, gone) = (Barrier::new(2), Barrier::new(2));
         let is_slow = AtomicBool::new(false);
-        let mut source = Told::new(arena);
-        source.looked = Box::new(|| {
+        let mut source = HookedSource::new(arena);
+        source.on_tag = Box::new(|| {
             if is_slow.swap(false, Ordering::SeqCst) {
                 asked.wait();
                 gone.wait();

@@ -1,4 +1,5 @@
-//! A panic of the user's code leaves nothing shut, nothing lost, and a registry that is consistent.
+//! A panic of the user's code leaves no lock held, loses no page and no object, and the registry
+//! stays consistent.
 
 use std::alloc::Layout;
 use std::cell::Cell;
@@ -15,14 +16,15 @@ use crate::source::with_arena;
 
 thread_local! {
     pub(crate) static ALIVE: Cell<isize> = const { Cell::new(0) };
-    /// How many constructors, destructors and events come before the panic.
+    /// Calls of the constructor before the one that panics; below, of the destructor and of the
+    /// trace.
     pub(crate) static UNTIL_CONSTRUCTOR: Cell<usize> = const { Cell::new(usize::MAX) };
     static UNTIL_DESTRUCTOR: Cell<usize> = const { Cell::new(usize::MAX) };
     static UNTIL_EVENT: Cell<usize> = const { Cell::new(usize::MAX) };
     static RESET_PANICS: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Counts down, and panics at zero; not again before it is set.
+/// Counts down, and panics at zero. Panics again only after the counter was set again.
 fn count_down(counter: &'static std::thread::LocalKey<Cell<usize>>) {
     let left = counter.get();
     counter.set(if left == 0 {
@@ -33,7 +35,7 @@ fn count_down(counter: &'static std::thread::LocalKey<Cell<usize>>) {
     assert!(left > 0, "on demand");
 }
 
-/// A value with memory of its own, so that one that is lost or dropped twice shows.
+/// A value with memory of its own, so that the test notices one that is lost or dropped twice.
 pub(crate) struct Value(Box<u64>, [u64; 19]);
 
 impl Default for Value {
@@ -58,7 +60,7 @@ impl Reset for Value {
     }
 }
 
-/// Runs `test` in a thread of its own. One that hangs is a failure.
+/// Runs `test` in a thread of its own, and panics if it does not end in time.
 pub(crate) fn ends(test: impl FnOnce() + Send + 'static) {
     let (sender, receiver) = mpsc::channel();
     let running = std::thread::spawn(move || {
@@ -76,7 +78,7 @@ pub(crate) fn panics<R>(run: impl FnOnce() -> R) -> bool {
 
 type Values<'a> = ObjectCache<Value, (&'a Arena<'a>, SingleCpu)>;
 
-/// Takes and gives back `count` values, often enough for magazines.
+/// Allocates and frees `count` values, often enough that the CPU gets magazines.
 fn use_values(values: &Values<'_>, count: usize) {
     for _ in 0..3 {
         let all: Vec<_> = (0..count).map(|_| values.allocate().expect("room")).collect();
@@ -200,7 +202,7 @@ fn a_panic_in_a_constructor_holds_nothing() {
 }
 
 #[test]
-fn a_panic_in_reset_keeps_one_value_alone() {
+fn a_panic_in_reset_keeps_only_one_value() {
     ends(|| {
         let mut memory = vec![std::mem::MaybeUninit::uninit(); 1 << 20];
         let arena = Arena::new(&mut memory).expect("large enough");
@@ -217,8 +219,8 @@ fn a_panic_in_reset_keeps_one_value_alone() {
 }
 
 #[test]
-fn a_panic_in_an_observer_leaves_everything_consistent() {
-    fn told(_: &CacheName, _: Event) {
+fn a_panic_in_a_trace_leaves_everything_consistent() {
+    fn trace(_: &CacheName, _: Event) {
         count_down(&UNTIL_EVENT);
     }
     ends(|| {
@@ -227,7 +229,7 @@ fn a_panic_in_an_observer_leaves_everything_consistent() {
             let arena = Arena::new(&mut memory).expect("large enough");
             let registry = Registry::new(&arena, SingleCpu::new()).expect("room");
             let layout = Layout::new::<Value>();
-            let values = registry.cache("told", layout).trace(&told);
+            let values = registry.cache("traced", layout).trace(&trace);
             let values = values.objects::<Value>().expect("room");
             UNTIL_EVENT.set(at);
             let _ = panics(|| {
@@ -247,12 +249,12 @@ fn a_panic_in_an_observer_leaves_everything_consistent() {
     });
 }
 
-/// An aging pass runs traces. It ends when one panics, and the next one comes.
+/// An aging pass runs traces. If one panics, the pass ends, and a later pass can run.
 #[test]
 fn a_panic_in_an_aging_pass_ends_the_pass() {
     static PANIC: AtomicBool = AtomicBool::new(false);
     static GONE: AtomicUsize = AtomicUsize::new(0);
-    fn told(_: &CacheName, event: Event) {
+    fn trace(_: &CacheName, event: Event) {
         if let Event::MagazineEmptied { .. } = event {
             GONE.fetch_add(1, Ordering::SeqCst);
             assert!(!PANIC.swap(false, Ordering::SeqCst), "on demand");
@@ -262,11 +264,11 @@ fn a_panic_in_an_aging_pass_ends_the_pass() {
         let mut memory = vec![std::mem::MaybeUninit::uninit(); 4 << 20];
         let arena = Arena::new(&mut memory).expect("large enough");
         let registry = Registry::new(&arena, SingleCpu::new()).expect("room");
-        let idle = registry.cache("idle", Layout::new::<[u64; 8]>()).trace(&told);
+        let idle = registry.cache("idle", Layout::new::<[u64; 8]>()).trace(&trace);
         let idle = idle.build().expect("room");
         let pages = registry.cache("pages", Layout::new::<[u8; 4096]>()).release_at_once();
         let pages = pages.build().expect("room");
-        // Leaves full magazines at the depot of the idle cache.
+        // Leaves full magazines in the depot of the idle cache.
         let fill = || {
             let objects: Vec<_> = (0..400).map(|_| idle.allocate().expect("room")).collect();
             // SAFETY: allocated above, and not used any more.
@@ -292,8 +294,10 @@ fn a_panic_in_an_aging_pass_ends_the_pass() {
     });
 }
 
-/// An allocation whose growth makes an aging pass due frees its object when the pass panics.
-/// Mutation seen to fail: `age_holding` without its guard (an object counts as in use).
+/// An allocation grows the cache, and so an aging pass is due. If the pass panics, the allocation
+/// frees its object.
+///
+/// Mutation that it catches: `age_holding` without its guard (an object counts as in use).
 #[test]
 fn an_allocation_loses_no_object_when_the_aging_pass_panics() {
     static PANIC: AtomicBool = AtomicBool::new(false);

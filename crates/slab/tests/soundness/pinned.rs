@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use page_frame::SingleCpu;
 use slab::{Registry, Reset};
 
-use crate::source::{Told, static_arena};
+use crate::source::{HookedSource, static_arena};
 
 /// A node that others may point to until it is dropped.
 struct Node {
@@ -36,11 +36,11 @@ impl Reset for Node {
 /// Runs `forget` with a value in use and its cache, then drops the registry; returns whether the
 /// source was dropped, and the pages that did not come back to it.
 fn pages_kept(
-    forget: impl FnOnce(slab::ObjectCache<Node, (Told<'static>, SingleCpu)>),
+    forget: impl FnOnce(slab::ObjectCache<Node, (HookedSource<'static>, SingleCpu)>),
 ) -> (bool, usize) {
     let arena = static_arena();
     let pages = arena.free_pages();
-    let source = Told::new(arena);
+    let source = HookedSource::new(arena);
     let dropped = source.dropped();
     let registry = Registry::new(source, SingleCpu::new()).expect("room");
     forget(registry.pinned_objects::<Node>("node").expect("room"));
@@ -62,7 +62,7 @@ fn a_forgotten_value_keeps_the_source_its_slab_and_its_content() {
     // SAFETY: pinned and not dropped, so `Pin` promises that it is still there.
     assert_eq!(unsafe { &*address }.value.load(Ordering::SeqCst), 7);
 
-    // The same where the cache is dropped, or forgotten, and where nobody forgets anything.
+    // The same if the cache is dropped or forgotten. Then a cache with no value forgotten.
     let (dropped, kept) = pages_kept(|cache| {
         std::mem::forget(cache.allocate().expect("room"));
         drop(cache);

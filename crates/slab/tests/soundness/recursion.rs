@@ -1,4 +1,4 @@
-//! Callbacks that allocate when nothing is free recurse only so far.
+//! Callbacks that allocate when nothing is free do not recurse without a bound.
 
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::Relaxed};
 use std::alloc::Layout;
@@ -17,7 +17,7 @@ static CACHE: AtomicPtr<Objects> = AtomicPtr::new(core::ptr::null_mut());
 static DEPTH: AtomicUsize = AtomicUsize::new(0);
 static DEEPEST: AtomicUsize = AtomicUsize::new(0);
 
-/// Allocates from the cache that is asking.
+/// Allocates from the cache whose request runs the callback.
 fn allocate_again() {
     let depth = DEPTH.fetch_add(1, Relaxed) + 1;
     assert!(depth < 100, "unbounded");

@@ -1,4 +1,4 @@
-//! A page source that calls back before it answers, and says when it is dropped.
+//! A page source with hooks, which the tests use to act in the middle of a call of a cache.
 
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
@@ -7,38 +7,40 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use page_frame::{Arena, Order, OutOfMemory, PageBlock, PageMap, PageSource, Tag, TagRange};
 
-/// Pages of an arena. `asked` runs before each block is allocated, `looked` before each tag is
-/// returned.
-pub(crate) struct Told<'a> {
+/// The pages of an arena.
+pub(crate) struct HookedSource<'a> {
     pub(crate) arena: &'a Arena<'a>,
-    pub(crate) asked: Box<dyn Fn() + Send + Sync + 'a>,
-    pub(crate) looked: Box<dyn Fn() + Send + Sync + 'a>,
+    /// Runs at the start of each allocation of a block.
+    pub(crate) on_allocate: Box<dyn Fn() + Send + Sync + 'a>,
+    /// Runs in each look-up of a tag, after the tag was read.
+    pub(crate) on_tag: Box<dyn Fn() + Send + Sync + 'a>,
+    /// Set when the source is dropped.
     dropped: Arc<AtomicBool>,
 }
 
-impl<'a> Told<'a> {
+impl<'a> HookedSource<'a> {
     pub(crate) fn new(arena: &'a Arena<'a>) -> Self {
-        let (asked, looked) = (Box::new(|| ()), Box::new(|| ()));
-        Self { arena, asked, looked, dropped: Arc::default() }
+        let (on_allocate, on_tag) = (Box::new(|| ()), Box::new(|| ()));
+        Self { arena, on_allocate, on_tag, dropped: Arc::default() }
     }
 
-    /// Returns what becomes true when the source is dropped.
+    /// Returns a flag that becomes true when the source is dropped.
     pub(crate) fn dropped(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.dropped)
     }
 }
 
-impl Drop for Told<'_> {
+impl Drop for HookedSource<'_> {
     fn drop(&mut self) {
         self.dropped.store(true, Ordering::SeqCst);
     }
 }
 
-// SAFETY: both clauses are the arena's, which blocks come from and go to unchanged; a panic in
-// `asked` comes before.
-unsafe impl PageSource for Told<'_> {
+// SAFETY: clauses 1 and 2: the arena allocates and frees every block. If `on_allocate` panics, no
+// block has been allocated yet.
+unsafe impl PageSource for HookedSource<'_> {
     fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
-        (self.asked)();
+        (self.on_allocate)();
         self.arena.allocate(order)
     }
 
@@ -48,11 +50,12 @@ unsafe impl PageSource for Told<'_> {
     }
 }
 
-// SAFETY: every answer is the arena's. Its range is empty, so that `tag` is asked each time.
-unsafe impl PageMap for Told<'_> {
+// SAFETY: the arena's map answers every call. The range is empty, so that each look-up of a tag
+// calls `tag`.
+unsafe impl PageMap for HookedSource<'_> {
     fn tag(&self, address: usize) -> Tag {
         let tag = self.arena.tag(address);
-        (self.looked)();
+        (self.on_tag)();
         tag
     }
 
@@ -100,7 +103,7 @@ pub(crate) fn with_arena<R>(test: impl FnOnce(&Arena<'_>) -> R) -> R {
     outcome
 }
 
-/// Returns an arena that is there for ever.
+/// Returns an arena that is never dropped.
 pub(crate) fn static_arena() -> &'static Arena<'static> {
     let memory = Vec::leak(vec![MaybeUninit::uninit(); 1 << 20]);
     Box::leak(Box::new(Arena::new(memory).expect("large enough")))

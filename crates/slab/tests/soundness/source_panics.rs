@@ -9,7 +9,7 @@ use page_frame::SingleCpu;
 use slab::Registry;
 
 use crate::panics::{ALIVE, UNTIL_CONSTRUCTOR, Value, ends, panics};
-use crate::source::{Told, with_arena};
+use crate::source::{HookedSource, with_arena};
 
 #[test]
 fn a_panic_in_the_page_source_loses_no_page() {
@@ -19,8 +19,8 @@ fn a_panic_in_the_page_source_loses_no_page() {
             with_arena(|arena| {
                 // The request with number `at` panics, and no other: the count wraps around then.
                 let left = AtomicUsize::new(usize::MAX);
-                let mut source = Told::new(arena);
-                source.asked = Box::new(|| {
+                let mut source = HookedSource::new(arena);
+                source.on_allocate = Box::new(|| {
                     assert_ne!(left.fetch_sub(1, Ordering::Relaxed), 0, "on demand");
                 });
                 let registry = Registry::new(&source, SingleCpu::new()).expect("room");
@@ -48,15 +48,16 @@ fn a_panic_in_the_page_source_loses_no_page() {
     });
 }
 
-/// A free may want a new magazine, and so a page. Where the source panics, the object has been
-/// freed all the same, so the caller must not free it again.
+/// A free may need a new magazine, and so a page. If the source panics, the object has been freed
+/// all the same, and the caller must not free it again.
 #[test]
-fn a_panic_in_the_page_source_frees_what_was_being_freed() {
+fn a_free_in_which_the_page_source_panics_frees_its_object() {
     ends(|| {
         with_arena(|arena| {
             let is_armed = AtomicBool::new(false);
-            let mut source = Told::new(arena);
-            source.asked = Box::new(|| assert!(!is_armed.load(Ordering::Relaxed), "on demand"));
+            let mut source = HookedSource::new(arena);
+            source.on_allocate =
+                Box::new(|| assert!(!is_armed.load(Ordering::Relaxed), "on demand"));
             let registry = Registry::new(&source, SingleCpu::new()).expect("room");
             let layout = Layout::new::<[u64; 8]>();
             let cache = registry.cache("freed", layout).build().expect("room");
@@ -84,8 +85,8 @@ fn a_panic_in_the_middle_of_many_loses_none() {
         for at in [0, 5, 30, 90, 200] {
             with_arena(|arena| {
                 let is_armed = AtomicBool::new(false);
-                let mut source = Told::new(arena);
-                source.asked =
+                let mut source = HookedSource::new(arena);
+                source.on_allocate =
                     Box::new(|| assert!(!is_armed.swap(false, Ordering::Relaxed), "once"));
                 let registry = Registry::new(&source, SingleCpu::new()).expect("room");
                 let values = registry.objects::<Value>("value").expect("room");
@@ -112,9 +113,9 @@ fn a_panic_in_the_middle_of_many_loses_none() {
 
 /// Builds a cache. If the page source panics meanwhile, builds it a second time.
 fn panicking_cache<'s, 'a>(
-    registry: &Registry<(&'s Told<'a>, SingleCpu)>,
+    registry: &Registry<(&'s HookedSource<'a>, SingleCpu)>,
     layout: Layout,
-) -> slab::Cache<(&'s Told<'a>, SingleCpu)> {
+) -> slab::Cache<(&'s HookedSource<'a>, SingleCpu)> {
     let build = || registry.cache("panicking", layout).build().expect("room");
     catch_unwind(AssertUnwindSafe(build)).unwrap_or_else(|_| build())
 }
