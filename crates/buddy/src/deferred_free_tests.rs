@@ -169,6 +169,19 @@ fn each_area_with_deferred_frees_is_found_from_each_start() {
     });
 }
 
+/// Mutation that it catches: eight counts loaded at once where there are fewer.
+#[test]
+fn areas_with_deferred_frees_are_found_among_a_few_areas() {
+    for areas in 1..20 {
+        let counts = Counts([const { AtomicU8::new(0) }; AREAS]);
+        let flags = [AtomicUsize::new(0)];
+        let deferred = DeferredFrees::new(FIRST, &counts.0[..areas], &flags);
+        assert_eq!(deferred.next_pending_from(0), None);
+        set_count(&deferred, areas - 1, PENDING);
+        assert_eq!(deferred.next_pending_from(0), Some(areas - 1));
+    }
+}
+
 /// Mutations that it catches: a turn that looks at more areas, at others, or never begins again.
 #[test]
 fn turns_look_at_64_areas_each_and_begin_again() {
