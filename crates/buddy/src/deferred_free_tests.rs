@@ -58,8 +58,8 @@ fn an_area_is_named_by_its_distance_from_the_first_one() {
     });
 }
 
-/// Mutations that it catches: a block counted as another number of frames; a count that is full one
-/// frame too early or too late; a count that runs over, or reads as empty when it is full.
+/// Mutations that it catches: a block counted as another number of frames. A count that is full one
+/// frame too early or too late, or that reads as empty when it is full.
 #[test]
 fn an_area_is_full_at_64_deferred_frames() {
     with_areas(|deferred| {
@@ -235,7 +235,7 @@ const PAGES: usize = 4 * AREA_FRAMES;
 /// The area of which frames are deferred.
 const AREA: usize = 2;
 
-/// What a reconciliation changes.
+/// The parts of an allocator that a reconciliation changes.
 struct World<'m> {
     bitmap: Bitmap<'m>,
     tags: Tags<'m>,
@@ -291,8 +291,8 @@ fn defer(deferred: &DeferredFrees<'_>, tags: &Tags<'_>, blocks: &[(usize, u8)]) 
 }
 
 /// Mutations that it catches: the words of another area; a block freed with another number of
-/// frames; a tag that stays; an area that stays in reconciliation, or pending; a bias that is not
-/// the number of frames in use.
+/// frames; a tag that stays. An area that stays in reconciliation, or pending; a bias that does not
+/// fit the number of frames in use.
 #[test]
 fn a_reconciliation_frees_the_deferred_blocks_of_one_area() {
     with_bitmap(|deferred, world| {

@@ -243,7 +243,7 @@ mod tests {
     }
 
     /// Mutations that it catches: a block kept in a sparse area, in one of another mobility, or in
-    /// a whole area; the first or the last placement of a mobility taken for one of its neighbour.
+    /// a whole area. The first or the last placement of a mobility taken for one of its neighbour.
     #[test]
     fn blocks_are_kept_in_dense_areas_of_the_same_mobility() {
         let is_worth_it =

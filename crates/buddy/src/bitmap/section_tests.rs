@@ -235,8 +235,8 @@ fn meets(section: &Section<'_>, ours: impl Fn(), theirs: impl Fn() + Sync) -> bo
     })
 }
 
-/// Mutation that it catches: `take` without `finish_undo` where it loses a run. Other calls may
-/// have seen the area full for that moment, and do not learn that they have to look again.
+/// Mutation that it catches: `take` without `finish_undo` where it loses a run. Another
+/// call may have seen the area full for that moment, and then fails instead of looking again.
 #[test]
 fn a_take_that_loses_its_run_to_another_thread_is_counted() {
     with_section(|section| {

@@ -144,7 +144,7 @@ mod tests {
     use super::*;
     use crate::Registry;
 
-    /// What a test does at each drop of a machine.
+    /// The function of a test that runs at each drop of a machine.
     type Look<'a> = Box<dyn Fn() + 'a>;
 
     /// A machine of one CPU. Each drop of a copy of it calls `look`: a cache drops its copy just
