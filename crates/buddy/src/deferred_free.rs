@@ -362,3 +362,7 @@ impl Drop for Reconciling<'_, '_> {
         self.open();
     }
 }
+
+#[cfg(test)]
+#[path = "deferred_free_tests.rs"]
+mod tests;

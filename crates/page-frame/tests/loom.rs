@@ -95,6 +95,48 @@ mod models {
         });
     }
 
+    /// A machine with the default `light_fence`, whose heavy fence reaches all CPUs.
+    struct HeavyFence(bool);
+
+    // SAFETY: in each model one thread alone has `true`, so only it gets the id. Clause 3: in
+    // models both fences are full ones.
+    unsafe impl Cpu for HeavyFence {
+        fn slots(&self) -> usize {
+            1
+        }
+        fn pin(&self) -> Option<CpuId> {
+            self.0.then_some(CpuId::new(0))
+        }
+        unsafe fn unpin(&self) {}
+        fn fence_all(&self) -> bool {
+            fence(Ordering::SeqCst);
+            true
+        }
+    }
+
+    /// Mutation seen to fail: the default `Cpu::light_fence` without its fence ("causality
+    /// violation").
+    #[test]
+    fn owner_with_the_default_light_fence_against_take_over() {
+        model("slots: the default light fence against take-over", 100, || {
+            type Slots = [PerCpuSlot<UnsafeCell<u32>>; 1];
+            fn view(slots: &Slots, is_owner: bool) -> PerCpu<'_, UnsafeCell<u32>, HeavyFence> {
+                // SAFETY: clause 1: the one slot, which is borrowed. Clause 2: one thread is the
+                // owner, so only it has the id; and no thread calls `for_each_exclusive`.
+                unsafe { PerCpu::at(NonNull::from(slots).cast(), 1, HeavyFence(is_owner)) }
+            }
+            let (ours, theirs) = shared();
+            let taker = thread::spawn(move || {
+                view(&theirs, false).take_over(|_| true, |_, body| add_one(body)).taken
+            });
+            let per_cpu = view(&ours, true);
+            let enter = || per_cpu.enter().map(|body| add_one(&body)).is_ok();
+            let entered = (0..2).filter(|_| enter()).count();
+            let taken = taker.join().expect("the taker does not panic");
+            assert_eq!(total(&ours), entered + taken);
+        });
+    }
+
     /// The threads of a process as CPUs, as `hosted::Threads` has them: the owner takes its number
     /// at its first `pin`, and executes a full fence only then. The taker skips the heavy fence
     /// while no other thread has a number.

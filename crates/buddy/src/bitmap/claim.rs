@@ -170,3 +170,154 @@ impl Section<'_> {
             .all(|area| self.entries.advice(area).is_open() && self.lines[area].is_clear())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use core::cell::Cell;
+    use std::boxed::Box;
+
+    use page_frame::FrameRange;
+    use page_frame::sync::Zeroable;
+
+    use super::*;
+    use crate::bitmap::entry::Entries;
+    use crate::bitmap::hints::{Bounds, HintMaps, Hints};
+    use crate::bitmap::section::Lines;
+    use crate::bitmap::section_table::{SectionCell, SectionTable};
+    use crate::bits::{AREA_FRAMES, WORD_BITS};
+
+    /// Calls `test` with a bitmap of two sections of which all frames are free, the first of them
+    /// at an odd number of sections.
+    fn with_bitmap(test: impl FnOnce(&Bitmap<'_>, [&Section<'_>; 2])) {
+        let bounds = Bounds::new();
+        let lines: [Box<Lines>; 2] = [Box::new(Zeroable::zero()), Box::new(Zeroable::zero())];
+        let entries: [Box<Entries>; 2] = [Box::new(Zeroable::zero()), Box::new(Zeroable::zero())];
+        let maps: [Box<HintMaps>; 2] = [Box::new(Zeroable::zero()), Box::new(Zeroable::zero())];
+        let sections = [0, 1].map(|index| {
+            let hints = Hints::new(&maps[index], &bounds, index);
+            Section::new(&lines[index], &entries[index], hints)
+        });
+        let cells = [0, 1].map(|index| SectionCell::new(Some(&sections[index])));
+        let span = FrameRange::new(FrameNumber::new(FIRST), FrameNumber::new(3 * FIRST));
+        let ranges = [span];
+        let bitmap = Bitmap::new(SectionTable::new(&cells, &ranges, span), &bounds);
+        test(&bitmap, [&sections[0], &sections[1]]);
+    }
+
+    /// The first frame of the first section.
+    const FIRST: usize = SECTION_FRAMES;
+
+    fn order(order: u32) -> Order {
+        Order::new(order as u8).expect("a valid order")
+    }
+
+    fn at(frame: usize) -> Option<FrameNumber> {
+        Some(FrameNumber::new(FIRST + frame))
+    }
+
+    /// Mutations that it catches: a small block taken as a whole area, or the other way round; a
+    /// block of one area that needs the section's lock.
+    #[test]
+    fn a_pass_takes_the_first_block_of_exactly_the_order() {
+        with_bitmap(|bitmap, [first, second]| {
+            first.lines[0].reserve_all();
+            assert_eq!(bitmap.take_in_one_pass(order(0)), at(AREA_FRAMES));
+            assert_eq!(first.lines[1].free_frames(), AREA_FRAMES - 1);
+            assert_eq!(bitmap.take_in_one_pass(order(AREA_ORDER - 1)), at(AREA_FRAMES * 3 / 2));
+            assert!(!first.is_whole(1) && first.lines[1].free_frames() == AREA_FRAMES / 2 - 1);
+            let locked = first.claims.try_lock();
+            assert_eq!(bitmap.take_in_one_pass(order(AREA_ORDER)), at(2 * AREA_FRAMES));
+            assert!(first.is_whole(2) && !first.is_whole(3));
+            drop(locked);
+            // Two areas begin at an even one; the second section begins behind 512 areas.
+            assert_eq!(bitmap.take_in_one_pass(order(AREA_ORDER + 1)), at(4 * AREA_FRAMES));
+            assert!(first.is_whole(5) && !first.is_whole(3) && !first.is_whole(6));
+            assert_eq!(bitmap.take_in_one_pass(order(SECTION_ORDER)), at(SECTION_FRAMES));
+            assert!((0..SECTION_AREAS).all(|area| second.is_whole(area)));
+            (3..SECTION_AREAS).for_each(|area| first.lines[area].reserve_all());
+            assert_eq!(bitmap.take_in_one_pass(order(AREA_ORDER)), None);
+            assert_eq!(bitmap.take_in_one_pass(order(AREA_ORDER - 2)), at(AREA_FRAMES * 5 / 4));
+        });
+    }
+
+    /// Mutations that it catches: a pass that is not repeated after an undo in it, or beside an
+    /// area that was undecided before it or is so after it; passes without end.
+    #[test]
+    fn a_failed_pass_is_repeated_if_something_was_undone_or_undecided() {
+        with_bitmap(|bitmap, sections| {
+            let lines = sections.iter().flat_map(|section| section.lines);
+            lines.for_each(|line| line.reserve_all());
+            // Returns how often a request asks for undecided areas, twice in a pass. `answer` gets
+            // the number of the question, from 0.
+            let questions = |answer: &dyn Fn(usize) -> bool| {
+                let asked = Cell::new(0);
+                let found = bitmap.take_anywhere(order(0), |frame| {
+                    let is_first = Some(frame) == at(0);
+                    let number = asked.get();
+                    asked.set(number + usize::from(is_first));
+                    is_first && answer(number)
+                });
+                assert_eq!(found, None);
+                asked.get()
+            };
+            assert_eq!(questions(&|_| false), 2, "one pass");
+            // Where the area was undecided before a pass, nobody asks after it.
+            assert_eq!(questions(&|number| number == 0), 1 + 2, "undecided before the first pass");
+            assert_eq!(questions(&|number| number == 1), 2 + 2, "undecided after it");
+            assert_eq!(questions(&|_| true), MAX_PASSES);
+            let undo = |section: &Section<'_>| {
+                section.count_undo();
+                false
+            };
+            for section in sections {
+                assert_eq!(questions(&|number| number == 0 && undo(section)), 2 + 2);
+                assert_eq!(questions(&|number| number == 1 && undo(section)), 2 + 2);
+            }
+            assert_eq!(questions(&|_| undo(sections[1])), 2 * MAX_PASSES);
+            // The frame of a claim that ends after the first pass is found by the second one.
+            let asked = Cell::new(0);
+            let found = bitmap.take_anywhere(order(0), |frame| {
+                asked.set(asked.get() + usize::from(Some(frame) == at(0)));
+                let has_ended = Some(frame) == at(0) && asked.get() == 2;
+                if has_ended {
+                    sections[1].lines[9].clear(2, 1 << 3);
+                }
+                has_ended
+            });
+            assert_eq!(found, at(SECTION_FRAMES + 9 * AREA_FRAMES + 2 * WORD_BITS + 3));
+        });
+    }
+
+    /// Mutations that it catches: sections or areas that stay claimed after a claim that failed; an
+    /// undo that opens others, or is not counted.
+    #[test]
+    fn a_claim_that_fails_opens_what_it_has_claimed() {
+        with_bitmap(|bitmap, [first, second]| {
+            let is_open = |section: &Section<'_>| {
+                (0..SECTION_AREAS).all(|area| section.entries.load(area).is_open())
+            };
+            // The second section seems free, and another call holds its lock.
+            let locked = second.claims.try_lock();
+            assert!(!bitmap.claim_sections(FrameNumber::new(FIRST), 2));
+            assert!(is_open(first) && is_open(second));
+            assert_eq!((first.undos(), second.undos()), (1, 0));
+            drop(locked);
+            let held = bitmap.table.claims.try_lock();
+            assert!(!bitmap.claim_sections(FrameNumber::new(FIRST), 2) && is_open(first));
+            drop(held);
+            assert!(!bitmap.claim_sections(FrameNumber::new(FIRST), 3), "there are two");
+            // Blocks of two sections begin at an even one.
+            assert_eq!(bitmap.claim_lowest(SECTION_ORDER + 1), None);
+            assert!(bitmap.claim_sections(FrameNumber::new(FIRST), 2));
+            assert!(second.is_whole(0) && first.is_whole(SECTION_AREAS - 1));
+            second.undo_claims(4, 3);
+            let open = (0..SECTION_AREAS).filter(|area| second.entries.load(*area).is_open());
+            assert!(open.eq([4, 5, 6]));
+            assert_eq!((first.undos(), second.undos()), (1, 1));
+            assert!(second.claim_several(4, 2) && !second.claim_several(4, 2));
+            assert!(second.seem_free(6, 1) && !second.seem_free(5, 2) && !second.seem_free(6, 2));
+        });
+    }
+}

@@ -177,3 +177,100 @@ impl Entries {
         self.0[area].exchange(from.0, to.0).map_err(Entry)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn placements() -> impl Iterator<Item = Placement> {
+        (0..PLACEMENTS).map(Placement::from_index)
+    }
+
+    /// Mutations that it catches: a state whose bits are those of another one; a placement or a
+    /// density that changes with the state.
+    #[test]
+    fn an_entry_has_one_state_and_keeps_placement_and_density() {
+        let states = |entry: Entry| {
+            [entry.is_open(), entry.is_owned(), entry.is_claiming(), entry.is_whole()]
+        };
+        for placement in placements() {
+            let (open, owned) = (Entry::open(placement), Entry::owned(placement));
+            assert_eq!(open.with_dense(false), open);
+            let dense = open.with_dense(true);
+            assert_ne!(dense, open);
+            assert_eq!((dense.with_dense(true), dense.with_dense(false)), (dense, open));
+            for entry in [open, dense] {
+                assert_eq!(states(entry), [true, false, false, false]);
+                let claiming = entry.claiming();
+                assert_eq!(states(claiming), [false, false, true, false]);
+                assert_eq!(claiming.with_dense(true), dense.claiming(), "the density stays");
+                assert_eq!(claiming.claiming(), claiming);
+                assert!(entry.allows_takes() && !claiming.allows_takes());
+                assert_eq!((entry.placement(), claiming.placement()), (placement, placement));
+            }
+            assert_ne!(open.claiming(), dense.claiming());
+            assert_eq!(
+                (states(owned), owned.placement()),
+                ([false, true, false, false], placement)
+            );
+            assert!(owned.allows_takes());
+        }
+        assert_eq!(states(Entry::WHOLE), [false, false, false, true]);
+        assert!(!Entry::WHOLE.allows_takes());
+        assert_eq!(Entry::EMPTY, Entry::open(Placement::from_index(0)));
+    }
+
+    /// Tries every byte. Mutations that it catches: each condition of `is_valid` left out or turned
+    /// round.
+    #[test]
+    fn the_valid_entries_are_those_that_functions_make() {
+        let mut made = BTreeSet::from([Entry::WHOLE.0]);
+        for placement in placements() {
+            let open = Entry::open(placement);
+            for entry in [open, open.with_dense(true)] {
+                made.extend([entry.0, entry.claiming().0]);
+            }
+            made.insert(Entry::owned(placement).0);
+        }
+        assert_eq!(made.len(), 1 + 5 * PLACEMENTS);
+        for byte in 0..=u8::MAX {
+            assert_eq!(Entry::from_byte(byte).is_valid(), made.contains(&byte), "{byte:#010b}");
+        }
+    }
+
+    /// Mutations that it catches: a block kept in a sparse area, in one of another mobility, or in
+    /// a whole area. The first or the last placement of a mobility taken for one of its neighbour.
+    #[test]
+    fn blocks_are_kept_in_dense_areas_of_the_same_mobility() {
+        let is_worth_it =
+            |entry: Entry| Mobility::ALL.map(|mobility| entry.is_worth_keeping(mobility));
+        for placement in placements() {
+            let open = Entry::open(placement);
+            let of_placement = Mobility::ALL.map(|mobility| mobility == placement.mobility());
+            assert_eq!(is_worth_it(open), [false; 3]);
+            assert_eq!(is_worth_it(open.with_dense(true)), of_placement);
+            assert_eq!(is_worth_it(Entry::owned(placement)), of_placement);
+        }
+        assert_eq!(is_worth_it(Entry::WHOLE), [false; 3]);
+    }
+
+    /// Mutations that it catches: an access that does nothing or goes to another area; an exchange
+    /// that does not compare.
+    #[test]
+    fn each_area_has_an_entry_of_its_own() {
+        let entries: std::boxed::Box<Entries> = std::boxed::Box::new(Zeroable::zero());
+        let of = |index| Entry::owned(Placement::from_index(index));
+        entries.store(0, of(1));
+        entries.release(SECTION_AREAS - 1, of(2));
+        let loaded = |area| (entries.load(area), entries.advice(area));
+        assert_eq!((loaded(0), loaded(1)), ((of(1), of(1)), (Entry::EMPTY, Entry::EMPTY)));
+        assert_eq!(loaded(SECTION_AREAS - 1), (of(2), of(2)));
+        assert_eq!(entries.exchange(0, of(2), of(3)), Err(of(1)));
+        assert_eq!(entries.exchange(0, of(1), of(3)), Ok(()));
+        assert_eq!(loaded(0), (of(3), of(3)));
+    }
+}

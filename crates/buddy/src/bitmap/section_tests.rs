@@ -2,6 +2,7 @@
 
 extern crate std;
 
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::boxed::Box;
 
 use page_frame::sync::Zeroable;
@@ -48,10 +49,12 @@ fn a_claim_that_finds_a_frame_taken_opens_the_area_and_counts_an_undo() {
         assert!(!section.end_claim(AREA));
         assert_eq!((undos(section), entry(section).is_open()), (1, true));
         assert!(section.hints.has_any(AREA), "published");
+        assert!(!section.is_being_claimed(AREA));
         assert!(!section.claim(AREA), "the first look finds the frame");
         assert_eq!(undos(section), 1, "so nothing was undone");
         section.lines[AREA].free(5, 0);
         assert!(section.claim(AREA) && section.is_whole(AREA));
+        assert!(!section.is_being_claimed(AREA));
         assert!(!section.claim(AREA), "it is whole already");
         assert_eq!(undos(section), 1);
     });
@@ -151,18 +154,24 @@ fn only_open_areas_get_hints_and_the_density_follows_the_free_frames() {
     });
 }
 
+/// Mutations that it catches: the hint of an area that was never used taken for a wrong one;
+/// `clear_empty_hints` that does nothing.
 #[test]
 fn a_wrong_hint_is_replaced_and_a_right_one_stays() {
     with_section(|section| {
+        for map in [EMPTIED, UNUSED] {
+            section.hints.set(map, AREA);
+            assert!(section.check_hint(map, AREA) && has_hint(section, map));
+        }
+        section.clear_empty_hints(AREA);
+        assert!(!section.hints.has_any(AREA));
         section.hints.set(EMPTIED, AREA);
-        section.check_hint(EMPTIED, AREA);
-        assert!(has_hint(section, EMPTIED));
         assert!(section.take_at(AREA, 0, 0));
-        section.check_hint(EMPTIED, AREA);
+        assert!(!section.check_hint(EMPTIED, AREA));
         let right = map_for(first_placement(), AREA_FRAMES - 1).expect("not full");
         assert!(!has_hint(section, EMPTIED) && has_hint(section, right));
         section.entries.store(AREA, Entry::WHOLE);
-        section.check_hint(right, AREA);
+        assert!(!section.check_hint(right, AREA));
         assert!(!section.hints.has_any(AREA), "a whole area has none");
     });
 }
@@ -196,5 +205,73 @@ fn only_an_open_area_gets_a_placement() {
         assert!(section.claim(AREA));
         section.set_placement(AREA, last);
         assert!(section.is_whole(AREA));
+    });
+}
+
+/// Maximum number of calls until two threads meet in the same moment of a take. The threads of a
+/// single CPU meet within some thousand calls.
+const MAX_CALLS: usize = 20_000_000;
+
+/// Calls `ours` until the section has counted an undo, while another thread calls `theirs`.
+/// Returns whether it has.
+fn meets(section: &Section<'_>, ours: impl Fn(), theirs: impl Fn() + Sync) -> bool {
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Relaxed) {
+                theirs()
+            }
+        });
+        let met = (0..MAX_CALLS).any(|_| {
+            // The other thread may have been interrupted in a claim.
+            if !section.allows_takes(AREA) {
+                std::thread::yield_now();
+            }
+            ours();
+            section.undos() > 0
+        });
+        is_over.store(true, Relaxed);
+        met
+    })
+}
+
+/// Mutation that it catches: `take` without `finish_undo` where it loses a run. Another
+/// call may have seen the area full for that moment, and then fails instead of looking again.
+#[test]
+fn a_take_that_loses_its_run_to_another_thread_is_counted() {
+    with_section(|section| {
+        let take = || {
+            if let Some(start) = section.take(AREA, 0) {
+                section.free(AREA, start, 0);
+            }
+        };
+        assert!(meets(section, take, take));
+        assert!(section.lines[AREA].is_clear() && section.hints.has_any(AREA));
+    });
+}
+
+/// Mutation that it catches: `take` or `take_word` without its undo after the second look (the
+/// frames are lost).
+#[test]
+fn a_take_that_meets_a_claim_leaves_no_bit() {
+    with_section(|section| {
+        let take = || {
+            if let Some(start) = section.take(AREA, 0) {
+                section.free(AREA, start, 0);
+            }
+        };
+        let take_word = || {
+            if let Some((word, frames)) = section.take_word(AREA) {
+                _ = section.clear(AREA, word, frames);
+            }
+        };
+        let claim = || {
+            if section.claim(AREA) {
+                section.open_empty(AREA);
+            }
+        };
+        assert!(meets(section, take, claim) && section.lines[AREA].is_clear());
+        section.undos.store(0, Relaxed);
+        assert!(meets(section, take_word, claim) && section.lines[AREA].is_clear());
     });
 }

@@ -127,3 +127,92 @@ impl<S: System> Drop for EndOfHandle<S> {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    extern crate std;
+
+    use core::alloc::Layout;
+    use core::cell::{Cell, RefCell};
+    use core::mem::MaybeUninit;
+    use std::boxed::Box;
+    use std::rc::Rc;
+    use std::vec;
+
+    use page_frame::{Arena, Cpu, CpuId};
+
+    use super::*;
+    use crate::Registry;
+
+    /// The function of a test that runs at each drop of a machine.
+    type Look<'a> = Box<dyn Fn() + 'a>;
+
+    /// A machine of one CPU. Each drop of a copy of it calls `look`: a cache drops its copy just
+    /// before its memory is freed.
+    #[derive(Clone, Default)]
+    struct Machine<'a> {
+        look: Rc<RefCell<Option<Look<'a>>>>,
+    }
+
+    // SAFETY: one context with one id, as the type is not `Sync`.
+    unsafe impl Cpu for Machine<'_> {
+        fn slots(&self) -> usize {
+            1
+        }
+        fn pin(&self) -> Option<CpuId> {
+            Some(CpuId::new(0))
+        }
+        unsafe fn unpin(&self) {}
+        fn fence_all(&self) -> bool {
+            true
+        }
+    }
+
+    impl Drop for Machine<'_> {
+        fn drop(&mut self) {
+            if let Some(look) = &*self.look.borrow() {
+                look();
+            }
+        }
+    }
+
+    /// A visitor walks over closed caches too, so it would read the `next` of freed memory.
+    ///
+    /// Mutations that it catches: `free_cache` before `unlink`; `unlink` that leaves a cache in the
+    /// list, the first one or a later one.
+    #[test]
+    fn a_cache_is_in_no_list_when_its_memory_is_freed() {
+        for (ends_first, is_dropped) in [(true, true), (true, false), (false, true), (false, false)]
+        {
+            let mut memory = vec![MaybeUninit::uninit(); 256 << 10];
+            let arena = Arena::new(&mut memory).expect("large enough");
+            let machine = Machine::default();
+            let registry = Registry::new(&arena, machine.clone()).expect("room");
+            let build = |name| {
+                registry.cache(name, Layout::new::<[u64; 4]>()).build().expect("room for a cache")
+            };
+            let (old, new) = (build("old"), build("new"));
+            // The list begins with the youngest cache.
+            let (ending, other) = if ends_first { (new, old) } else { (old, new) };
+            let (inner, cache) = (registry.pointer(), NonNull::from(ending.inner()));
+            let ends = Rc::new(Cell::new(0));
+            let counted = Rc::clone(&ends);
+            let look = move || {
+                // SAFETY: the registry lives until the end of the test, where nobody looks.
+                let inner = unsafe { inner.as_ref() };
+                assert!(!inner.list.contains(cache, &inner.environment().locking));
+                counted.set(counted.get() + 1);
+            };
+            let (list, locking) = (&registry.inner().list, &registry.inner().environment().locking);
+            assert!(list.contains(cache, locking));
+            *machine.look.borrow_mut() = Some(Box::new(look));
+            match is_dropped {
+                true => drop(ending),
+                false => ending.destroy().expect("no object is in use"),
+            }
+            assert_eq!(ends.get(), 1, "the copy of the cache");
+            *machine.look.borrow_mut() = None;
+            assert!(list.contains(NonNull::from(other.inner()), locking), "the other one stays");
+        }
+    }
+}

@@ -214,3 +214,21 @@ impl<T: Listed> CacheList<T> {
         node.next.with_mut(|next| unsafe { *next = new });
     }
 }
+
+#[cfg(all(test, not(loom)))]
+impl<T: Listed> CacheList<T> {
+    /// Returns whether `cache` is in the list, closed or not.
+    pub(crate) fn contains<C: Cpu>(&self, cache: NonNull<T>, locking: &CacheSlots<C>) -> bool {
+        let token = locking.lock_token();
+        let first = token.lock(&self.first).expect("no code holds the lock");
+        let mut next = first.0;
+        while let Some(other) = NonNull::new(next) {
+            if other == cache {
+                return true;
+            }
+            // SAFETY: I1, under the lock.
+            next = unsafe { Self::next(other) };
+        }
+        false
+    }
+}

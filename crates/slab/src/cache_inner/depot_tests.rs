@@ -67,6 +67,7 @@ fn a_full_stack_refuses_and_each_missed_magazine_makes_room_for_one_more() {
     for room in 2..5 {
         assert_eq!(taken(&mut depot, &mut memory, 5), room);
         assert_eq!(depot.full_count(), room);
+        assert_eq!(depot.full_objects(), depot.objects().count());
         for _ in 0..room {
             let magazine = depot.take_full(&mut None).expect("counted");
             assert!(magazine.is_full());

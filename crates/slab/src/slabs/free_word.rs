@@ -96,7 +96,7 @@ impl FreeWord {
         /// When either number does not fit.
         pub fn new(head: usize, free: usize) -> Self {
             assert!(head <= INDEX && free <= INDEX, "index and count fit the word");
-            Self(AtomicUsize::new(head | free << INDEX_BITS | KNOWN))
+            Self(AtomicUsize::new(pack(head, free, KNOWN, 0)))
         }
     }
 
@@ -129,8 +129,7 @@ impl FreeWord {
         loop {
             let seen = unpack(old);
             link(seen.head);
-            let tag = (old & !(TAG - 1)).wrapping_add(TAG);
-            let new = head | (seen.free + count) << INDEX_BITS | KNOWN | tag;
+            let new = pack(head, seen.free + count, KNOWN, next_tag(old));
             // Release: pairs with the Acquire in `pop_chain` and `load`; publishes the links and
             // the objects. Acquire: keeps the chain of earlier pushes.
             match self.0.compare_exchange_weak(old, new, Ordering::AcqRel, Ordering::Relaxed) {
@@ -185,8 +184,7 @@ impl FreeWord {
             put(count - 1, head);
             head = if is_last { 0 } else { next(head) };
             let known = if is_last { 0 } else { KNOWN };
-            let tag = (old & !(TAG - 1)).wrapping_add(TAG);
-            let new = head | (seen.free - count) << INDEX_BITS | known | tag;
+            let new = pack(head, seen.free - count, known, next_tag(old));
             // AcqRel: as in `push_chain`; on failure Acquire, for the link of the new head.
             match self.0.compare_exchange_weak(old, new, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return Some(PoppedChain { head: seen.head, count, is_last }),
@@ -204,13 +202,25 @@ impl FreeWord {
         // Release publishes.
         let mut old = self.0.load(Ordering::Relaxed);
         loop {
-            let new = (old & !(TAG - 1)).wrapping_add(TAG);
+            let new = next_tag(old);
             match self.0.compare_exchange_weak(old, new, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return,
                 Err(found) => old = found,
             }
         }
     }
+}
+
+/// Returns the word with these parts. `known` is [`KNOWN`] or 0, and `tag` is in its place.
+#[inline(always)]
+const fn pack(head: usize, free: usize, known: usize, tag: usize) -> usize {
+    head | free << INDEX_BITS | known | tag
+}
+
+/// Returns the tag that follows that of `word`, in its place.
+#[inline(always)]
+const fn next_tag(word: usize) -> usize {
+    (word & !(TAG - 1)).wrapping_add(TAG)
 }
 
 fn unpack(word: usize) -> Seen {
