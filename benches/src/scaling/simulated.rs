@@ -33,14 +33,15 @@ impl Outcome {
 mod tests {
     use super::*;
     use crate::scaling::rows::Layer;
+    use crate::scaling::shape::Shape;
 
     fn row(layer: Layer, name: &str) -> Row {
         let row = Row::all().into_iter().find(|row| row.layer == layer && row.name == name);
         row.expect("a row of that name")
     }
 
-    /// Mutations: `IrqLockToken::lock` that tries again without a look; `Slot::enter` by an
-    /// exchange.
+    /// Mutations: `IrqLockToken::lock` that tries again without a look; a per-CPU slot that is
+    /// entered by a swap.
     #[test]
     fn an_operation_changes_no_more_lines_with_more_cpus() {
         for row in Row::all() {
@@ -49,16 +50,17 @@ mod tests {
             // they grow: the book says why.
             let growth = match row.name {
                 "producer-consumer" | "handoff-2t" | "bulk-0-free-ordered" => 2.0,
-                "bulk-9-free-random" => 2.5,
+                "bulk-9-free-random" => 4.0,
                 _ => 1.25,
             };
-            let (name, most) = (row.name, growth * few[0] + 5.0);
+            let is_hit = row.layer == Layer::Buddy && row.shape == Shape::Pair;
+            let most = if is_hit { 0.0 } else { growth * few[0] + 5.0 };
+            let name = row.name;
             assert!(many[0] <= most, "{:?} {name}: {many:?} after {few:?}", row.layer);
         }
     }
 
-    /// Mutations: a `CALL_CYCLES` of zero; a lock that costs no transfer; a simulation that runs
-    /// all CPUs one after the other.
+    /// Mutations: transfers that cost no cycles; a CPU that never stops for one with a lower clock.
     #[test]
     fn hits_scale_and_a_common_lock_does_not() {
         let speedup = |row: &Row, contestant, cpus| {
@@ -79,7 +81,7 @@ mod tests {
         assert!(ours > 8.0 && linux < 2.0, "mixed on 64 CPUs: {ours} and {linux}");
     }
 
-    /// Mutation: a schedule by a hash map in place of the heap.
+    /// Mutation: seeds that count on from run to run.
     #[test]
     fn two_runs_have_the_same_figures() {
         let mixed = row(Layer::Buddy, "mixed-random");
