@@ -22,6 +22,7 @@ pub mod objects;
 pub mod pages;
 pub mod ring;
 pub mod row;
+pub mod scaling;
 pub mod soak;
 pub mod switch;
 

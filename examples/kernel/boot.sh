@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the kernel, boots it in QEMU and shows its console.
 #   examples/kernel/boot.sh [--smp N] [--memory M] [--bench]
-# With --bench it counts instead: instructions of each operation, and the stack that calls take.
+# With --bench it counts instead: instructions of each operation, usual and longest, and the stack that calls take.
 # Exit status: 0 all held, 1 it did not, 2 QEMU is missing or an argument is wrong.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

@@ -5,7 +5,7 @@ pub mod collections;
 pub mod contestant;
 pub mod contestants;
 pub mod footprint;
-mod requests;
+pub(crate) mod requests;
 pub mod rows;
 mod server;
 pub mod small;

@@ -13,11 +13,11 @@
 
 use std::ptr::NonNull;
 
-use hosted::Threads;
-use page_frame::sync::{AtomicU8, AtomicU32, Ordering};
+use page_frame::sync::{AccessKind, AtomicU8, AtomicU32, Ordering, report};
 use page_frame::{Cpu, Order, PerCpu, PerCpuSlot};
 
 use crate::pages::allocator::SharedPages;
+use crate::scaling::lock::{CommonLock, Exclusive};
 
 /// The largest order is one below.
 const ORDERS: usize = 11;
@@ -57,11 +57,16 @@ impl List {
 }
 
 /// The model.
-pub(super) struct LinuxLike {
+pub(crate) struct LinuxLike<C> {
     pages: Vec<Page>,
-    free: spin::Mutex<[List; ORDERS]>,
+    free: CommonLock<Lists>,
     slots: Vec<PerCpuSlot<CpuLists>>,
+    cpu: C,
 }
+
+/// The common lists, by order.
+#[repr(align(64))]
+struct Lists([List; ORDERS]);
 
 /// The lists of a CPU, and how many frames are on them.
 struct CpuLists {
@@ -81,8 +86,8 @@ impl Page {
     }
 }
 
-impl LinuxLike {
-    pub(super) fn new(frames: usize) -> Self {
+impl<C: Cpu + Copy> LinuxLike<C> {
+    pub(crate) fn new(frames: usize, cpu: C) -> Self {
         let page = || Page {
             next: AtomicU32::new(NONE),
             previous: AtomicU32::new(NONE),
@@ -90,14 +95,15 @@ impl LinuxLike {
         };
         let pages = std::iter::repeat_with(page).take(frames).collect();
         let lists = || CpuLists { lists: [List::EMPTY; CPU_LISTS], frames: 0 };
-        let slots = (0..Threads.slots()).map(|_| PerCpuSlot::new(lists())).collect();
-        let model = Self { pages, free: spin::Mutex::new([List::EMPTY; ORDERS]), slots };
+        let slots = (0..cpu.slots()).map(|_| PerCpuSlot::new(lists())).collect();
+        let free = CommonLock::new(Lists([List::EMPTY; ORDERS]));
+        let model = Self { pages, free, slots, cpu };
         let largest = 1 << (ORDERS - 1);
-        let mut free = model.free.lock();
-        for start in (0..frames - frames % largest).step_by(largest).rev() {
-            model.push_free(&mut free, start as u32, ORDERS - 1);
-        }
-        drop(free);
+        model.free.with(|free| {
+            for start in (0..frames - frames % largest).step_by(largest).rev() {
+                model.push_free(free, start as u32, ORDERS - 1);
+            }
+        });
         model
     }
 
@@ -106,6 +112,7 @@ impl LinuxLike {
     }
 
     fn push(&self, list: &mut List, block: u32) {
+        report(AccessKind::Write, list, size_of::<List>());
         self.page(block).set_next(list.head);
         self.page(block).set_previous(NONE);
         if list.head != NONE {
@@ -125,6 +132,7 @@ impl LinuxLike {
     }
 
     fn unlink(&self, list: &mut List, block: u32) {
+        report(AccessKind::Write, list, size_of::<List>());
         let next = self.page(block).next.load(Ordering::Relaxed);
         let previous = self.page(block).previous.load(Ordering::Relaxed);
         match previous {
@@ -137,15 +145,15 @@ impl LinuxLike {
         list.blocks -= 1;
     }
 
-    fn push_free(&self, free: &mut [List; ORDERS], block: u32, order: usize) {
+    fn push_free(&self, free: &mut Lists, block: u32, order: usize) {
         self.page(block).free_order.store(order as u8, Ordering::Relaxed);
-        self.push(&mut free[order], block);
+        self.push(&mut free.0[order], block);
     }
 
     /// Takes a block of `order` from the common lists, splitting a larger one.
-    fn take(&self, free: &mut [List; ORDERS], order: usize) -> Option<u32> {
-        let found = (order..ORDERS).find(|found| free[*found].blocks > 0)?;
-        let block = self.pop(&mut free[found])?;
+    fn take(&self, free: &mut Lists, order: usize) -> Option<u32> {
+        let found = (order..ORDERS).find(|found| free.0[*found].blocks > 0)?;
+        let block = self.pop(&mut free.0[found])?;
         self.page(block).free_order.store(NOT_FREE, Ordering::Relaxed);
         for half in (order..found).rev() {
             self.push_free(free, block + (1 << half), half);
@@ -154,7 +162,7 @@ impl LinuxLike {
     }
 
     /// Puts a block on the common lists, merging it with its buddies.
-    fn give(&self, free: &mut [List; ORDERS], mut block: u32, mut order: usize) {
+    fn give(&self, free: &mut Lists, mut block: u32, mut order: usize) {
         while order < ORDERS - 1 {
             let buddy = block ^ (1 << order);
             let is_free = self
@@ -164,7 +172,7 @@ impl LinuxLike {
             if !is_free {
                 break;
             }
-            self.unlink(&mut free[order], buddy);
+            self.unlink(&mut free.0[order], buddy);
             self.page(buddy).free_order.store(NOT_FREE, Ordering::Relaxed);
             block = block.min(buddy);
             order += 1;
@@ -172,23 +180,24 @@ impl LinuxLike {
         self.push_free(free, block, order);
     }
 
-    fn slots(&self) -> PerCpu<'_, CpuLists, Threads> {
+    fn slots(&self) -> PerCpu<'_, CpuLists, C> {
         let first = NonNull::from(&self.slots[..]).cast();
         // SAFETY: clause 1: `new` makes one slot for each number, and they live as long as `self`.
-        // Clause 2: all values have the same threads, and no code visits all slots.
-        unsafe { PerCpu::at(first, self.slots.len(), Threads) }
+        // Clause 2: all values have copies of one machine, and no code visits all slots.
+        unsafe { PerCpu::at(first, self.slots.len(), self.cpu) }
     }
 
     /// Moves blocks from the CPU's lists to the common lists until at most `keep` frames remain.
     fn empty(&self, mine: &mut CpuLists, keep: usize) {
-        let mut free = self.free.lock();
-        for list in 0..CPU_LISTS {
-            while mine.frames > keep {
-                let Some(block) = self.pop(&mut mine.lists[list]) else { break };
-                mine.frames -= 1 << order_of(list);
-                self.give(&mut free, block, order_of(list));
+        self.free.with(|free| {
+            for list in 0..CPU_LISTS {
+                while mine.frames > keep {
+                    let Some(block) = self.pop(&mut mine.lists[list]) else { break };
+                    mine.frames -= 1 << order_of(list);
+                    self.give(free, block, order_of(list));
+                }
             }
-        }
+        });
     }
 }
 
@@ -205,7 +214,7 @@ fn order_of(list: usize) -> usize {
     if list == CPU_LISTS - 1 { HUGE } else { list }
 }
 
-impl SharedPages for LinuxLike {
+impl<C: Cpu + Copy + Sync> SharedPages for LinuxLike<C> {
     #[inline]
     fn allocate(&self, order: Order) -> Option<usize> {
         let order = order.index();
@@ -214,18 +223,19 @@ impl SharedPages for LinuxLike {
         }
         if let (Some(list), Ok(mut mine)) = (list_of(order), self.slots().enter()) {
             if mine.lists[list].blocks == 0 {
-                let mut free = self.free.lock();
-                for _ in 0..(BATCH >> order).max(1) {
-                    let Some(block) = self.take(&mut free, order) else { break };
-                    self.push(&mut mine.lists[list], block);
-                    mine.frames += 1 << order;
-                }
+                self.free.with(|free| {
+                    for _ in 0..(BATCH >> order).max(1) {
+                        let Some(block) = self.take(free, order) else { break };
+                        self.push(&mut mine.lists[list], block);
+                        mine.frames += 1 << order;
+                    }
+                });
             }
             let block = self.pop(&mut mine.lists[list])?;
             mine.frames -= 1 << order;
             return Some(block as usize);
         }
-        self.take(&mut self.free.lock(), order).map(|block| block as usize)
+        self.free.with(|free| self.take(free, order)).map(|block| block as usize)
     }
 
     #[inline]
@@ -240,7 +250,7 @@ impl SharedPages for LinuxLike {
             }
             return;
         }
-        self.give(&mut self.free.lock(), frame as u32, order);
+        self.free.with(|free| self.give(free, frame as u32, order));
     }
 
     fn drain(&self) {

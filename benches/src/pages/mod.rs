@@ -3,11 +3,9 @@
 pub mod allocator;
 mod churn;
 pub mod contestant;
-#[cfg(feature = "counted")]
-pub mod counted;
 mod cpu_time;
 mod floor;
-mod linux_like;
+pub(crate) mod linux_like;
 mod ours;
 mod rivals;
 pub mod rows;

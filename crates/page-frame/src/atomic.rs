@@ -2,10 +2,7 @@
 //! feature `counted`.
 //!
 //! # Counted atomics
-//! What limits an allocator on many CPUs is how often a CPU needs a cache line exclusively that
-//! another CPU has. Few machines have enough CPUs to time that, but it can be counted on any: with
-//! the feature, each read-modify-write calls one hook with the address that it changes, before it
-//! happens. Loads and stores are not counted. A failed exchange is: it needed the line.
+//! With the feature `counted`, each method first reports what it does (`access.rs`).
 //!
 //! # Machines without compare-exchange
 //! Small cores (ARMv6-M, RISC-V without the extension A) load and store atomically, but cannot
@@ -31,7 +28,7 @@ pub use portable_atomic::{
 
 #[cfg(all(not(loom), feature = "counted"))]
 pub use counting::{
-    AtomicBool, AtomicIsize, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, hear_changes,
+    AtomicBool, AtomicIsize, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize,
 };
 
 #[cfg(all(not(loom), feature = "counted"))]
@@ -39,32 +36,18 @@ mod counting {
     use core::ops::{Deref, DerefMut};
     use core::sync::atomic::{self, Ordering};
 
-    /// The hook, a `fn(usize)`, or null.
-    static HEARER: atomic::AtomicPtr<()> = atomic::AtomicPtr::new(core::ptr::null_mut());
+    use crate::access::AccessKind::{self, Change, Read, Write};
+    use crate::access::report;
 
-    /// Sets the hook: `hear` is called with the address of each read-modify-write from now on,
-    /// before it happens. Only the first call has an effect. `hear` must not use the stack.
-    pub fn hear_changes(hear: fn(usize)) {
-        let (null, hear) = (core::ptr::null_mut(), hear as *mut ());
-        // Relaxed: code is there before any thread.
-        _ = HEARER.compare_exchange(null, hear, Ordering::Relaxed, Ordering::Relaxed);
-    }
-
-    /// Calls the hook for a change of `place`.
+    /// Reports an access to all of `place`.
     #[inline]
-    fn tell<T>(place: *const T) {
-        // Relaxed: as above.
-        let hear = HEARER.load(Ordering::Relaxed);
-        if !hear.is_null() {
-            // SAFETY: only `hear_changes` stores a pointer that is not null: a `fn(usize)`.
-            let hear = unsafe { core::mem::transmute::<*mut (), fn(usize)>(hear) };
-            hear(place.addr());
-        }
+    fn tell<T>(kind: AccessKind, place: &T) {
+        report(kind, place, size_of::<T>());
     }
 
     macro_rules! counted {
         ($($name:ident $(<$T:ident>)?: $value:ty, [$($change:ident)*];)*) => {$(
-            /// The atomic of this name, which calls the hook for each read-modify-write.
+            /// The atomic of this name, which reports each access.
             #[derive(Debug, Default)]
             #[repr(transparent)]
             pub struct $name $(<$T>)? (atomic::$name $(<$T>)?);
@@ -82,8 +65,22 @@ mod counting {
 
                 /// As `core`'s.
                 #[inline]
+                pub fn load(&self, order: Ordering) -> $value {
+                    tell(Read, self);
+                    self.0.load(order)
+                }
+
+                /// As `core`'s.
+                #[inline]
+                pub fn store(&self, value: $value, order: Ordering) {
+                    tell(Write, self);
+                    self.0.store(value, order);
+                }
+
+                /// As `core`'s.
+                #[inline]
                 pub fn swap(&self, value: $value, order: Ordering) -> $value {
-                    tell(self);
+                    tell(Change, self);
                     self.0.swap(value, order)
                 }
 
@@ -95,7 +92,7 @@ mod counting {
                 pub fn compare_exchange(
                     &self, from: $value, to: $value, won: Ordering, lost: Ordering,
                 ) -> Result<$value, $value> {
-                    tell(self);
+                    tell(Change, self);
                     self.0.compare_exchange(from, to, won, lost)
                 }
 
@@ -107,7 +104,7 @@ mod counting {
                 pub fn compare_exchange_weak(
                     &self, from: $value, to: $value, won: Ordering, lost: Ordering,
                 ) -> Result<$value, $value> {
-                    tell(self);
+                    tell(Change, self);
                     self.0.compare_exchange_weak(from, to, won, lost)
                 }
 
@@ -119,7 +116,7 @@ mod counting {
                 pub fn fetch_update(
                     &self, won: Ordering, lost: Ordering, change: impl FnMut($value) -> Option<$value>,
                 ) -> Result<$value, $value> {
-                    tell(self);
+                    tell(Change, self);
                     self.0.fetch_update(won, lost, change)
                 }
 
@@ -127,13 +124,13 @@ mod counting {
                     /// As `core`'s.
                     #[inline]
                     pub fn $change(&self, value: $value, order: Ordering) -> $value {
-                        tell(self);
+                        tell(Change, self);
                         self.0.$change(value, order)
                     }
                 )*
             }
 
-            /// Loads, stores and the like are `core`'s.
+            /// What is no access, or one of an owner, is `core`'s.
             impl $(<$T>)? Deref for $name $(<$T>)? {
                 type Target = atomic::$name $(<$T>)?;
 

@@ -43,6 +43,7 @@
 //! real or modelled by loom; `arch` has the assembly.
 #![no_std]
 
+mod access;
 mod arch;
 pub(crate) mod atomic;
 mod block;

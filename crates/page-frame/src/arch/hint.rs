@@ -7,6 +7,8 @@ use core::sync::atomic::{Ordering, fence};
 #[cfg(loom)]
 use loom::sync::atomic::{Ordering, fence};
 
+use crate::access::{AccessKind, report};
+
 /// Keeps the compiler, but not the CPU, from moving accesses across it; pairs with a fence on all
 /// CPUs.
 ///
@@ -53,6 +55,7 @@ pub fn propagation_fence() {
 /// Tells the CPU that the caller spins. Under loom, lets another thread run.
 #[inline(always)]
 pub fn spin_hint() {
+    report(AccessKind::Wait, core::ptr::null::<()>(), 0);
     #[cfg(not(loom))]
     core::hint::spin_loop();
     #[cfg(loom)]

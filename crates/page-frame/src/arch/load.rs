@@ -1,6 +1,7 @@
 //! Loads and stores of atomic bytes and words that take one instruction less, or cover more bytes,
 //! than the compiler's.
 
+use crate::access::{AccessKind, report};
 #[cfg(any(loom, miri, not(all(target_arch = "x86_64", target_pointer_width = "64"))))]
 use crate::atomic::Ordering;
 use crate::atomic::{AtomicPtr, AtomicU8};
@@ -33,6 +34,7 @@ pub unsafe fn load_own(byte: &AtomicU8) -> u8 {
 /// 1. `bytes` points to an array of more than `index` bytes that are valid for shared use.
 #[inline(always)]
 pub unsafe fn load_wide(bytes: *const AtomicU8, index: usize) -> usize {
+    report(AccessKind::Read, bytes.wrapping_add(index), 1);
     #[cfg(all(target_arch = "x86_64", not(any(loom, miri))))]
     {
         let wide: u64;
@@ -69,6 +71,7 @@ pub unsafe fn load_and_add<T>(
     index: usize,
     offset: usize,
 ) -> *mut T {
+    report(AccessKind::Read, pointers.wrapping_add(index), size_of::<usize>());
     #[cfg(all(target_arch = "x86_64", target_pointer_width = "64", not(any(loom, miri))))]
     {
         let sum;
@@ -103,6 +106,7 @@ pub unsafe fn load_and_add<T>(
 #[inline(always)]
 pub unsafe fn load_eight(bytes: &[AtomicU8], index: usize) -> u64 {
     debug_assert!(bytes.len() - index >= 8, "clause 1");
+    report(AccessKind::Read, bytes.as_ptr().wrapping_add(index), 8);
     #[cfg(all(target_arch = "x86_64", not(any(loom, miri))))]
     {
         debug_assert!(bytes[index..].as_ptr().addr() % 8 == 0, "clause 1");
@@ -134,6 +138,7 @@ pub unsafe fn load_eight(bytes: &[AtomicU8], index: usize) -> u64 {
 #[inline(always)]
 pub unsafe fn store_eight(bytes: &[AtomicU8], index: usize, eight: u64) {
     debug_assert!(bytes.len() - index >= 8, "clause 1");
+    report(AccessKind::Write, bytes.as_ptr().wrapping_add(index), 8);
     #[cfg(all(target_arch = "x86_64", not(any(loom, miri))))]
     {
         debug_assert!(bytes[index..].as_ptr().addr() % 8 == 0, "clause 1");

@@ -19,6 +19,10 @@ use crate::percpu::id::CpuId;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InterruptState(pub usize);
 
+/// The longest wait of [`Cpu::wait`] is this power of two, in spin hints: a guess, one or two
+/// microseconds.
+const MAX_WAIT_SHIFT: usize = 6;
+
 /// The CPUs of a machine, as per-CPU slots need them.
 ///
 /// In a kernel: `pin` turns preemption off and reads the CPU's number, `fence_all` sends an
@@ -158,11 +162,11 @@ pub unsafe trait Cpu {
     /// not wait for that. Example: see [`Cpu`].
     fn fence_all(&self) -> bool;
 
-    /// Waits between two tries of a lock; `round` counts the calls for this lock, from zero.
-    /// Example: see [`Cpu`].
+    /// Waits between two looks at a lock; `round` counts the calls for this lock, from zero.
+    /// Doubles its wait each time, up to 64 spin hints (Anderson 1990, "The Performance of Spin
+    /// Lock Alternatives"). Example: see [`Cpu`].
     fn wait(&self, round: usize) {
-        let _ = round;
-        spin_hint();
+        (0..1 << round.min(MAX_WAIT_SHIFT)).for_each(|_| spin_hint());
     }
 
     /// Whether [`note_miss`](Self::note_miss) does anything: without it, misses cost nothing more.

@@ -137,8 +137,12 @@ impl<'a, T, C: Cpu> IrqLockToken<'a, T, C> {
             if let Some(held) = self.try_lock(lock) {
                 return Some(held);
             }
-            self.cpu.wait(round);
-            round += 1;
+            // A look leaves the line shared; a try would take it from the holder, whose data may
+            // lie there too.
+            while lock.0.is_locked() {
+                self.cpu.wait(round);
+                round += 1;
+            }
         }
     }
 

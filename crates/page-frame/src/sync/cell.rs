@@ -1,4 +1,12 @@
-//! A cell that loom can watch.
+//! A cell that loom can watch, and that reports its accesses to benches.
+
+#[cfg(not(loom))]
+use crate::access::{AccessKind, report};
+
+/// Maximum number of bytes of a cell that are reported: larger cells are the bodies of per-CPU
+/// slots, of which each call uses a part.
+#[cfg(not(loom))]
+const REPORTED: usize = 64;
 
 #[cfg(loom)]
 pub use loom::cell::UnsafeCell;
@@ -27,12 +35,14 @@ impl<T: ?Sized> UnsafeCell<T> {
     /// Calls `f` with a pointer for reading.
     #[inline(always)]
     pub fn with<R>(&self, f: impl FnOnce(*const T) -> R) -> R {
+        report(AccessKind::Read, self, size_of_val(self).min(REPORTED));
         f(self.0.get())
     }
 
     /// Calls `f` with a pointer for writing.
     #[inline(always)]
     pub fn with_mut<R>(&self, f: impl FnOnce(*mut T) -> R) -> R {
+        report(AccessKind::Write, self, size_of_val(self).min(REPORTED));
         f(self.0.get())
     }
 }

@@ -92,23 +92,37 @@ impl<T> DerefMut for Guard<'_, T> {
 #[cfg(all(test, not(loom), feature = "counted"))]
 mod tests {
     use super::Lock;
-    use crate::atomic::{AtomicUsize, Ordering, hear_changes};
+    use crate::access::{
+        Access,
+        AccessKind::{self, Change, Read, Write},
+        hear_accesses,
+    };
+    use crate::atomic::{AtomicUsize, Ordering};
 
     extern crate std;
 
     std::thread_local! {
-        static HEARD: core::cell::RefCell<std::vec::Vec<usize>> = const { core::cell::RefCell::new(std::vec::Vec::new()) };
+        static HEARD: core::cell::RefCell<std::vec::Vec<Access>> = const { core::cell::RefCell::new(std::vec::Vec::new()) };
     }
 
+    /// Mutations: a method of the atomics, or of the guard, that reports nothing.
     #[test]
-    fn read_modify_writes_and_locks_are_reported_and_loads_are_not() {
-        hear_changes(|address| HEARD.with_borrow_mut(|heard| heard.push(address)));
-        let (word, lock) = (AtomicUsize::new(1), Lock::new(()));
+    fn atomics_locks_and_their_data_are_reported() {
+        hear_accesses(|access| HEARD.with_borrow_mut(|heard| heard.push(access)));
+        let (word, lock) = (AtomicUsize::new(1), Lock::new(5_u64));
         word.store(word.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         assert_eq!(word.fetch_add(3, Ordering::Relaxed), 2);
         assert!(word.compare_exchange(9, 1, Ordering::Relaxed, Ordering::Relaxed).is_err());
-        drop(lock.try_lock());
-        let (word, lock) = ((&raw const word).addr(), (&raw const lock).addr());
-        assert_eq!(HEARD.take(), [word, word, lock]);
+        let mut guard = lock.try_lock().expect("nobody has it");
+        let data = (&raw const *guard).addr();
+        *guard += 1;
+        drop(guard);
+        let heard = HEARD.take();
+        let kinds: std::vec::Vec<AccessKind> = heard.iter().map(|access| access.kind).collect();
+        // Reading the data, and then changing it: the guard is dereferenced twice.
+        assert_eq!(kinds, [Read, Write, Change, Change, Change, Read, Write, Write]);
+        let word = Access { kind: Change, address: (&raw const word).addr(), bytes: 8 };
+        assert_eq!(heard[2..4], [word, word]);
+        assert_eq!(heard[6], Access { kind: Write, address: data, bytes: 8 });
     }
 }

@@ -3,6 +3,7 @@
 use core::mem::{align_of, size_of};
 use core::ptr::NonNull;
 
+use crate::access::{AccessKind, report};
 use crate::atomic::{AtomicIsize, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize};
 
 /// A type for which all-zero bytes are a value outside loom, and which can be built as that value
@@ -61,6 +62,7 @@ macro_rules! in_memory {
         ///    at the same time only through the functions for this type of integer.
         #[inline(always)]
         pub unsafe fn $load(place: *mut $integer) -> $integer {
+            report(AccessKind::Read, place, size_of::<$integer>());
             // SAFETY: clause 1. loom does not model it: its atomics cannot lie in raw memory.
             let atomic = unsafe { <$atomic>::from_ptr(place) };
             atomic.load(core::sync::atomic::Ordering::Relaxed)
@@ -72,6 +74,7 @@ macro_rules! in_memory {
         /// 1. As for the load, but `place` need not be initialised.
         #[inline(always)]
         pub unsafe fn $store(place: *mut $integer, value: $integer) {
+            report(AccessKind::Write, place, size_of::<$integer>());
             // SAFETY: clause 1; a store does not read what is there.
             let atomic = unsafe { <$atomic>::from_ptr(place) };
             atomic.store(value, core::sync::atomic::Ordering::Relaxed);
@@ -89,6 +92,7 @@ macro_rules! in_memory {
             from: $integer,
             to: $integer,
         ) -> Result<(), $integer> {
+            report(AccessKind::Change, place, size_of::<$integer>());
             // SAFETY: clause 1.
             let atomic = unsafe { <$atomic>::from_ptr(place) };
             let order = core::sync::atomic::Ordering::SeqCst;

@@ -29,8 +29,9 @@ mod seq_cst;
 mod spin;
 mod stack;
 
-#[cfg(all(not(loom), feature = "counted"))]
-pub use crate::atomic::hear_changes;
+#[cfg(feature = "counted")]
+pub use crate::access::hear_accesses;
+pub use crate::access::{Access, AccessKind, report};
 pub use crate::atomic::{
     AtomicBool, AtomicIsize, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering,
     fence,

@@ -4,6 +4,7 @@ use core::cell::UnsafeCell;
 use core::fmt;
 use core::ops::{Deref, DerefMut};
 
+use crate::access::{AccessKind, report};
 use crate::arch::hint::spin_hint;
 use crate::atomic::{AtomicBool, Ordering};
 
@@ -80,6 +81,7 @@ impl<T> Deref for MutexGuard<'_, T> {
 
     #[inline(always)]
     fn deref(&self) -> &T {
+        report(AccessKind::Read, self.mutex.data.get(), size_of::<T>());
         // SAFETY: I1: this guard has set `is_held`.
         unsafe { &*self.mutex.data.get() }
     }
@@ -88,6 +90,7 @@ impl<T> Deref for MutexGuard<'_, T> {
 impl<T> DerefMut for MutexGuard<'_, T> {
     #[inline(always)]
     fn deref_mut(&mut self) -> &mut T {
+        report(AccessKind::Write, self.mutex.data.get(), size_of::<T>());
         // SAFETY: I1: this guard has set `is_held`, and is borrowed exclusively.
         unsafe { &mut *self.mutex.data.get() }
     }

@@ -24,7 +24,7 @@
 
 use core::ptr::NonNull;
 
-use page_frame::sync::{AtomicPtr, Ordering, load_and_add};
+use page_frame::sync::{AccessKind, AtomicPtr, Ordering, load_and_add, report};
 use page_frame::{Cpu, PerCpuGuard, PerCpuSlot, StridedPerCpu};
 
 use crate::percpu::magazine::Magazine;
@@ -245,6 +245,8 @@ impl CpuSlot {
     fn load(&mut self, magazine: Magazine) {
         let (length, capacity) = (magazine.length(), magazine.capacity());
         self.bottom = magazine.into_places().as_ptr().cast();
+        // Another CPU may have used it last.
+        report(AccessKind::Write, self.bottom, capacity * size_of::<NonNull<u8>>());
         // SAFETY: at most the capacity.
         self.top = unsafe { self.bottom.add(length) };
         // SAFETY: the magazine has that many places.
