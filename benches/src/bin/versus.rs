@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use benches::asked::Asked;
+#[cfg(not(feature = "counted"))]
 use benches::pages::workload::Workload;
 use benches::row::Row;
 use benches::{memory, objects, pages};
@@ -15,6 +16,7 @@ use clap::{Arg, ArgAction, Command, value_parser};
 use serde_json::{Value, json};
 
 /// 8 GiB of frames.
+#[cfg(not(feature = "counted"))]
 const FRAMES: usize = 8 << 18;
 
 /// Measures a layer in the given number of rounds and passes on its rows.
@@ -90,6 +92,13 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// Counts atomic changes of lines that CPUs share. Times are for a build that does not count.
+#[cfg(feature = "counted")]
+fn measure_pages(asked: &Asked, each: &mut dyn FnMut(Row)) {
+    pages::counted::measure(|row| asked.wants(row), each);
+}
+
+#[cfg(not(feature = "counted"))]
 fn measure_pages(asked: &Asked, each: &mut dyn FnMut(Row)) {
     let contestants = pages::rows::contestants();
     let contestants = asked.among(&contestants);
@@ -131,6 +140,10 @@ fn print_left_out(is_buddy_there: bool) {
         return;
     }
     println!("left out, as it is no published crate: LLFree");
+    if cfg!(not(feature = "counted")) {
+        println!("atomic changes of shared lines are counted, with no times of pages, by:");
+        println!("    cargo run --release -p benches --features counted --bin versus -- buddy");
+    }
 }
 
 fn machine() -> String {

@@ -3,6 +3,8 @@
 pub mod allocator;
 mod churn;
 pub mod contestant;
+#[cfg(feature = "counted")]
+pub mod counted;
 mod cpu_time;
 mod floor;
 pub(crate) mod linux_like;
