@@ -16,6 +16,7 @@
 //! benches run some of the same workloads.
 
 pub mod asked;
+pub mod exclusive;
 pub mod measure;
 pub mod memory;
 pub mod objects;

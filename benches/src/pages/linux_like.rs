@@ -16,8 +16,8 @@ use std::ptr::NonNull;
 use page_frame::sync::{AccessKind, AtomicU8, AtomicU32, Ordering, report};
 use page_frame::{Cpu, Order, PerCpu, PerCpuSlot};
 
+use crate::exclusive::Exclusive;
 use crate::pages::allocator::SharedPages;
-use crate::scaling::lock::{CommonLock, Exclusive};
 
 /// The largest order is one below.
 const ORDERS: usize = 11;
@@ -57,16 +57,16 @@ impl List {
 }
 
 /// The model.
-pub(crate) struct LinuxLike<C> {
+pub(crate) struct LinuxLike<C, L = spin::Mutex<Lists>> {
     pages: Vec<Page>,
-    free: CommonLock<Lists>,
+    free: L,
     slots: Vec<PerCpuSlot<CpuLists>>,
     cpu: C,
 }
 
 /// The common lists, by order.
 #[repr(align(64))]
-struct Lists([List; ORDERS]);
+pub(crate) struct Lists([List; ORDERS]);
 
 /// The lists of a CPU, and how many frames are on them.
 struct CpuLists {
@@ -86,7 +86,7 @@ impl Page {
     }
 }
 
-impl<C: Cpu + Copy> LinuxLike<C> {
+impl<C: Cpu + Copy, L: Exclusive<Lists>> LinuxLike<C, L> {
     pub(crate) fn new(frames: usize, cpu: C) -> Self {
         let page = || Page {
             next: AtomicU32::new(NONE),
@@ -96,7 +96,7 @@ impl<C: Cpu + Copy> LinuxLike<C> {
         let pages = std::iter::repeat_with(page).take(frames).collect();
         let lists = || CpuLists { lists: [List::EMPTY; CPU_LISTS], frames: 0 };
         let slots = (0..cpu.slots()).map(|_| PerCpuSlot::new(lists())).collect();
-        let free = CommonLock::new(Lists([List::EMPTY; ORDERS]));
+        let free = L::new(Lists([List::EMPTY; ORDERS]));
         let model = Self { pages, free, slots, cpu };
         let largest = 1 << (ORDERS - 1);
         model.free.with(|free| {
@@ -214,7 +214,7 @@ fn order_of(list: usize) -> usize {
     if list == CPU_LISTS - 1 { HUGE } else { list }
 }
 
-impl<C: Cpu + Copy + Sync> SharedPages for LinuxLike<C> {
+impl<C: Cpu + Copy + Sync, L: Exclusive<Lists> + Sync> SharedPages for LinuxLike<C, L> {
     #[inline]
     fn allocate(&self, order: Order) -> Option<usize> {
         let order = order.index();

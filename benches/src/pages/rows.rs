@@ -17,7 +17,7 @@ pub fn contestants() -> [(&'static str, Make); 9] {
     [
         ("ours", |frames| Box::new(Shared(Ours::new(frames)))),
         ("floor", |_| Box::new(Nothing)),
-        ("linux-like", |frames| Box::new(Shared(LinuxLike::new(frames, Threads)))),
+        ("linux-like", |frames| Box::new(Shared(<LinuxLike<_>>::new(frames, Threads)))),
         ("buddy_system_allocator", |frames| Box::new(Alone(rivals::BuddySystem::new(frames)))),
         ("buddy_system_allocator-locked", |frames| {
             Box::new(Shared(rivals::Locked::new(rivals::BuddySystem::new(frames))))
@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn every_contestant_hands_out_aligned_blocks_once_and_merges_them() {
         behaves(&Ours::new(4096), "ours");
-        behaves(&LinuxLike::new(4096, Threads), "linux-like");
+        behaves(&<LinuxLike<_>>::new(4096, Threads), "linux-like");
         behaves(rivals::BuddySystem::new(4096), "buddy_system_allocator");
         behaves(rivals::Bitmap::new(4096), "bitmap-allocator");
         behaves(rivals::BuddySlab::new(4096), "buddy-slab-allocator");

@@ -13,9 +13,10 @@ use page_frame::sync::{AccessKind, report};
 use page_frame::{Cpu, DirectMap, FrameNumber, FrameRange, Order, PAGE_SIZE};
 use slab::{Cache, Registry};
 
+use crate::exclusive::Exclusive;
 use crate::pages::allocator::SharedPages;
-use crate::pages::linux_like::LinuxLike;
-use crate::scaling::lock::{CommonLock, Exclusive};
+use crate::pages::linux_like::{LinuxLike, Lists};
+use crate::scaling::lock::CommonLock;
 use crate::scaling::shape::Allocator;
 
 /// 16 GiB of frames.
@@ -90,7 +91,7 @@ impl<C: Cpus> Allocator for Frames<C> {
 }
 
 /// The model of Linux.
-pub struct Linux<C>(LinuxLike<C>);
+pub struct Linux<C>(LinuxLike<C, CommonLock<Lists>>);
 
 impl<C: Cpus> Linux<C> {
     /// Makes one with all frames free.

@@ -1,25 +1,6 @@
 //! The locks of contestants with a common lock: a spin lock where times are measured, a queue lock
 //! where many CPUs are simulated.
 
-/// A value that one caller at a time uses.
-pub trait Exclusive<T> {
-    /// Wraps `value`.
-    fn new(value: T) -> Self;
-    /// Calls `f` with the value, alone.
-    fn with<R>(&self, f: impl FnOnce(&mut T) -> R) -> R;
-}
-
-impl<T> Exclusive<T> for spin::Mutex<T> {
-    fn new(value: T) -> Self {
-        Self::new(value)
-    }
-
-    #[inline]
-    fn with<R>(&self, f: impl FnOnce(&mut T) -> R) -> R {
-        f(&mut self.lock())
-    }
-}
-
 /// The lock of contestants with a common lock.
 #[cfg(feature = "counted")]
 pub type CommonLock<T> = queue::QueueLock<T>;
@@ -33,7 +14,7 @@ mod queue {
 
     use page_frame::sync::{AtomicBool, AtomicUsize, Ordering};
 
-    use super::Exclusive;
+    use crate::exclusive::Exclusive;
     use crate::scaling::lines::MAX_CPUS;
     use crate::scaling::machine::{current, sleep};
 
