@@ -6,6 +6,7 @@
 use core::ptr::NonNull;
 
 use crate::slabs::free_word::Pushed;
+use crate::slabs::layout::divisor::Divisor;
 use crate::slabs::layout::geometry::Geometry;
 use crate::slabs::layout::header::{LinksPlace, SlabHeader};
 use crate::slabs::layout::links::Links;
@@ -101,7 +102,7 @@ impl FreedChain {
             return None;
         }
         let index = self.stride.quotient(offset);
-        (index * self.stride.divisor == offset).then_some(index)
+        self.stride.divides(index, offset).then_some(index)
     }
 
     /// Adds the object at `address` in front, if it is one of this slab. Returns whether it is.
@@ -130,55 +131,5 @@ impl FreedChain {
         // SAFETY: clause 1 of `write`: `last` is an object of the slab, which the caller frees.
         let link = |next| unsafe { self.links.write(self.last, next) };
         slab.word.push_chain(self.head, core::mem::take(&mut self.count), link)
-    }
-}
-
-/// A divisor with its reciprocal: a division by it is a multiplication.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Divisor {
-    divisor: usize,
-    /// 2^64 / divisor, rounded up: the upper half of its product with a number below 2^32 is the
-    /// quotient. Zero for a divisor of one, as 2^64 does not fit.
-    reciprocal: u64,
-}
-
-impl Divisor {
-    pub(crate) const fn new(divisor: usize) -> Self {
-        Self { divisor, reciprocal: (u64::MAX / divisor as u64).wrapping_add(1) }
-    }
-
-    /// Returns the quotient of a number below 2^32 and the divisor.
-    #[inline]
-    const fn quotient(self, number: usize) -> usize {
-        if usize::BITS < 64 {
-            return number / self.divisor;
-        }
-        if self.reciprocal == 0 {
-            return number;
-        }
-        ((self.reciprocal as u128 * number as u128) >> 64) as usize
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quotients_are_exact_for_offsets_in_slabs() {
-        for divisor in (1..5000).chain([65_536, 1 << 20, crate::LARGEST_SIZE]) {
-            let quotient = Divisor::new(divisor);
-            for times in [0, 1, 2, 3, 100, 1000, 65_535] {
-                for offset in [times * divisor, times * divisor + divisor - 1] {
-                    if offset < 1 << 32 {
-                        assert_eq!(
-                            quotient.quotient(offset),
-                            offset / divisor,
-                            "{offset} / {divisor}"
-                        );
-                    }
-                }
-            }
-        }
     }
 }

@@ -124,8 +124,8 @@ impl Slabs {
         note: impl Fn(usize),
     ) -> usize {
         self.trace_returned(&source.environment, objects);
-        source.environment.prefetch_headers(objects);
         let best = &self.settings.geometry;
+        source.environment.prefetch_headers(objects, best);
         let fault;
         let mut surplus = SlabList::new();
         {
