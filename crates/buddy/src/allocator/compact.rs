@@ -32,7 +32,7 @@ const MAX_CANDIDATES: usize = 16;
 /// their owners freed them there meanwhile.
 const MAX_DESTINATIONS: usize = 4;
 
-/// A block to move, and where: see
+/// A block to move, and where. Example: see
 /// [`FrameAllocator::allocate_compacting`](crate::FrameAllocator::allocate_compacting).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Relocation {
@@ -44,7 +44,8 @@ pub struct Relocation {
     pub order: Order,
 }
 
-/// What the owner of a block did with a [`Relocation`].
+/// What the owner of a block did with a [`Relocation`]. Example: see
+/// [`FrameAllocator::allocate_compacting`](crate::FrameAllocator::allocate_compacting).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Relocated {
     /// The content and all references have moved. The owner has `to`, and no longer `from`.
