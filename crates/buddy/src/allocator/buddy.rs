@@ -331,6 +331,7 @@ impl<'m, M, C: Cpu, T: Trace, const CHECKED: bool> Buddy<'m, M, C, T, CHECKED> {
     /// # Safety
     /// 1. `relocate` answers [`Relocated::Moved`] only for a block that it owns, as for
     ///    [`free_frames`](Self::free_frames), whose memory no code uses any more.
+    /// 2. After it refuses or panics, no code uses the memory at [`to`](Relocation::to).
     pub unsafe fn allocate_compacting(
         &self,
         order: Order,

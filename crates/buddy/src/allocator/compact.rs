@@ -7,8 +7,9 @@
 //!   there. Then it asks the owners of the allocated blocks, one by one, to **relocate** each to a
 //!   block elsewhere. A block that was relocated stays taken, and is isolated too.
 //! - When all frames of the candidate are isolated, they are freed together and taken as one block.
-//! - If an owner refuses, or a block is none that can be relocated, the isolated frames become free
-//!   again, and the next candidate is tried. Blocks that were relocated stay where they are.
+//! - If an owner refuses, or a frame belongs to no block that can move, the isolated frames become
+//!   free again, and the next candidate is tried. Blocks that were relocated stay where they are.
+//!   So it is if another CPU takes a frame after all were freed together.
 //!
 //! Destinations are found as for any request: in the fullest areas first. No area is empty, or the
 //! request would have got it.
@@ -28,8 +29,8 @@ use crate::trace::Trace;
 
 /// The maximum number of candidates that one call tries.
 const MAX_CANDIDATES: usize = 16;
-/// The maximum number of destinations that one block is offered: others lie in the candidate, as
-/// their owners freed them there meanwhile.
+/// The maximum number of blocks taken to find a destination. Those that lie in the candidate, as
+/// their owners freed them meanwhile, are isolated instead.
 const MAX_DESTINATIONS: usize = 4;
 
 /// A block to move, and where. Example: see
@@ -40,7 +41,7 @@ pub struct Relocation {
     pub from: FrameNumber,
     /// The first frame of a block of the same order, which was allocated for this call.
     pub to: FrameNumber,
-    /// The order of both.
+    /// The order of both. An owner whose block at `from` has another order refuses.
     pub order: Order,
 }
 
@@ -54,8 +55,8 @@ pub enum Relocated {
     Refused,
 }
 
-/// Allocates a block of `order` in `pool`; if none is free, tries to make one by relocating blocks.
-/// The allocators document it.
+/// Allocates a block of `order` in `pool`; if none is free, tries to make one by relocating blocks,
+/// see [`FrameAllocator::allocate_compacting`](crate::FrameAllocator::allocate_compacting).
 pub(crate) fn allocate<C: Cpu, T: Trace, const CHECKED: bool>(
     pool: &FramePool<'_, C, T, CHECKED>,
     order: Order,
@@ -80,7 +81,7 @@ pub(crate) fn allocate<C: Cpu, T: Trace, const CHECKED: bool>(
     Err(OutOfMemory)
 }
 
-/// A request for a block of `order`, which none of the free ones fits.
+/// A request for a block of `order`: no free block is large enough.
 struct Compaction<'f, 'm, T, R, const CHECKED: bool> {
     frames: &'f Frames<'m, T>,
     order: Order,
@@ -139,10 +140,18 @@ where
                 next += 1;
                 continue;
             }
-            // Neither the head of a block, nor isolated: a run, a cached or a deferred block, a
-            // frame of a slab, or one that its owner has just freed.
-            let block = self.frames.tags().get(from).as_block();
-            let block = block.filter(|block| *block < self.order)?;
+            let Some(block) = self.frames.tags().get(from).as_block() else {
+                // Its owner has freed it meanwhile. Or it cannot move: a part of a run or a slab,
+                // or in a CPU slot.
+                isolated.take_free();
+                if isolated.has(from) {
+                    continue;
+                }
+                return None;
+            };
+            if block >= self.order {
+                return None;
+            }
             self.relocate(from, block, isolated)?;
             next += block.pages();
         }
@@ -159,15 +168,18 @@ where
     ) -> Option<()> {
         let to = self.destination(order, isolated)?;
         self.frames.tags().set(to, Tag::block(order));
+        // Frees `to` if the owner panics.
         let mut block = [to];
         let guard = self.frames.bulk_guard(order, &mut block, 1);
         let outcome = (self.relocate)(Relocation { from, to, order });
         guard.forget();
-        let has_moved = outcome == Relocated::Moved
-            && self.frames.tags().take::<CHECKED>(from, Tag::block(order));
-        if !has_moved {
+        if outcome == Relocated::Refused {
             self.frames.tags().set(to, Tag::NONE);
             self.frames.free_range(block_range(to, order));
+            return None;
+        }
+        // An owner that freed `from` as well has `to`, and nobody has `from`.
+        if !self.frames.tags().take::<CHECKED>(from, Tag::block(order)) {
             return None;
         }
         isolated.add(from, order);

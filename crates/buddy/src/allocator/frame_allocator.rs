@@ -245,10 +245,11 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FrameAllocator<'m, C, T, CHECKED
     /// references, and answers [`Moved`](Relocated::Moved): then it has the block at `to`, and the
     /// block at `from` is the allocator's. Or it answers [`Refused`](Relocated::Refused), and the
     /// next of up to 16 ranges is tried; blocks that have moved stay where they are. A panic counts
-    /// as refusal.
+    /// as refusal. Meanwhile other requests do not find the free frames of the range, so that they
+    /// may fail.
     ///
-    /// Ranges with few frames in use are tried first. Blocks of other sizes than powers of two,
-    /// slabs, and blocks of orders above `order` are not moved. `relocate` may call the allocator;
+    /// Ranges with few frames in use are tried first. Runs of pages, slabs, and blocks of `order`
+    /// and above are not moved. `relocate` may call the allocator;
     /// it must not free `from`. O(frames) for each range, and a call for each block in it; no lock.
     ///
     /// Source: Linux's memory compaction (Gorman 2010).

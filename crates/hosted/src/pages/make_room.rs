@@ -1,6 +1,10 @@
-//! Address space for a request that the system refuses: free units are unmapped first.
+//! Opening the address space of a block: with a huge page where the heap grows, and by unmapping
+//! free units first where the system refuses.
 //!
 //! # Concepts
+//! A small block in an area that nothing was opened in may get the whole area, backed by a huge
+//! page (`thp/growth.rs`).
+//!
 //! A process may have a limit of address space or of data (`ulimit -v`, `ulimit -d`), or may have
 //! used up its memory under strict accounting. Purged pages still count there. So when a unit
 //! cannot be opened, [`open_block`] closes units whose frames are all free, and tries again.

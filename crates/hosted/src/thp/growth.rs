@@ -7,13 +7,12 @@
 //! - A fresh area gets a huge page when its first block is allocated, before the program touches
 //!   it. The area is then **filling**, until seven eighths of it were allocated.
 //! - One area may be filling for each 32 MiB in use (or what the program chooses), eight at most.
-//!   So a small heap has small pages, and huge pages add at most a sixteenth to a large one.
+//!   So a small heap has small pages, and huge pages add about a sixteenth to a large one at most.
 //! - A huge page that was slow, or did not come, is a failure: the system has to move other memory
 //!   to make one, or makes none. Each failure in a row doubles the number of areas that get small
 //!   pages before the next attempt.
 //!
-//! A block of at least half a mebibyte brings its own memory, and gets no huge page here: what of
-//! it the program will touch is unknown.
+//! A block of at least half a mebibyte gets no huge page here: the program may touch little of it.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 
@@ -22,11 +21,11 @@ use page_frame::{FrameNumber, FrameRange, PAGE_SIZE};
 use crate::space::areas::AREA;
 use crate::thp::backoff::Backoff;
 
-/// One area may be filling for so many pages in use, unless the program chooses: 32 MiB.
-const PAGES_IN_USE: usize = (32 << 20) / PAGE_SIZE;
+/// The pages in use for each area that is filling, unless the program chooses: 32 MiB.
+const PAGES_PER_AREA: usize = (32 << 20) / PAGE_SIZE;
 /// The maximum number of areas that are filling.
 const MAX_FILLING: usize = 8;
-/// An area of which fewer frames were allocated is filling.
+/// A huge area is filling while fewer of its frames were allocated.
 pub(super) const FULL: usize = AREA / 8 * 7;
 /// No area: an entry that is free.
 const NONE: usize = usize::MAX;
@@ -37,32 +36,32 @@ pub(crate) struct Growth {
     /// Their numbers, or [`NONE`].
     filling: [AtomicUsize; MAX_FILLING],
     backoff: Backoff,
-    /// One area may be filling for so many pages in use.
-    pages_in_use: usize,
+    /// One area may be filling for each so many pages in use.
+    pages_per_area: usize,
 }
 
 impl Growth {
     /// Makes the state before any area is opened.
     pub(super) const fn new() -> Self {
         let filling = [const { AtomicUsize::new(NONE) }; MAX_FILLING];
-        Self { filling, backoff: Backoff::new(), pages_in_use: PAGES_IN_USE }
+        Self { filling, backoff: Backoff::new(), pages_per_area: PAGES_PER_AREA }
     }
 
     /// Lets one area be filling for each `pages` pages in use; none for `usize::MAX`.
-    pub(super) fn set_pages_in_use(&mut self, pages: usize) {
-        self.pages_in_use = pages.max(1);
+    pub(super) fn set_pages_per_area(&mut self, pages: usize) {
+        self.pages_per_area = pages.max(1);
     }
 
     /// Returns whether one more area may get a huge page in a heap with `in_use` pages in use.
     /// `is_filling` tells whether an area, by number, still has a huge page that is not full.
     pub(super) fn may_add(&self, in_use: usize, is_filling: impl Fn(FrameRange) -> bool) -> bool {
-        let most = (in_use / self.pages_in_use).min(MAX_FILLING);
-        // First: most processes stay below the first area.
+        let most = (in_use / self.pages_per_area).min(MAX_FILLING);
+        // First: most heaps are too small for any.
         if most == 0 {
             return false;
         }
-        // Relaxed, here and below: the numbers publish nothing, and threads that add an area at the
-        // same time may exceed the limit by one each.
+        // Relaxed, here and below: the numbers publish nothing. Threads that do this at the same
+        // time may lose an entry, and so exceed the limit.
         let mut filling = 0;
         for entry in &self.filling {
             let number = entry.load(Ordering::Relaxed);

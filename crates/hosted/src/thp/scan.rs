@@ -90,7 +90,7 @@ impl Thp {
 
     /// Lets one fresh area have a huge page that is not full for each `pages` pages in use.
     pub(crate) fn with_growth(mut self, pages: usize) -> Self {
-        self.growth.set_pages_in_use(pages);
+        self.growth.set_pages_per_area(pages);
         self
     }
 
