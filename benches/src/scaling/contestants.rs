@@ -19,8 +19,8 @@ use crate::pages::linux_like::{LinuxLike, Lists};
 use crate::scaling::lock::CommonLock;
 use crate::scaling::shape::Allocator;
 
-/// 16 GiB of frames.
-const FRAMES: usize = 16 << 18;
+/// 64 GiB of frames.
+const FRAMES: usize = 64 << 18;
 /// Bytes of address space for objects and memory of any size.
 const BYTES: usize = 16 << 30;
 

@@ -33,7 +33,8 @@
 
 use page_frame::internals::{DeferredHeads, TagPlace};
 use page_frame::sync::{
-    self, AtomicU8, AtomicUsize, Ordering, fence, load_eight, model_fence, propagation_fence,
+    self, AtomicU8, AtomicUsize, Ordering, Zeroable, fence, load_eight, model_fence,
+    propagation_fence,
 };
 use page_frame::{FrameNumber, Order};
 
@@ -72,10 +73,22 @@ pub(crate) struct DeferredFrees<'m> {
     /// The number of the first area.
     first_area: usize,
     counts: &'m [AtomicU8],
-    /// A bit for each area, set while it is being reconciled.
-    flags: &'m [AtomicUsize],
+    flags: &'m [Flags],
     /// The area at which the next turn begins. Advice.
     turn: AtomicUsize,
+}
+
+/// A bit for each area that an index of [`WORD_BITS`] areas stands for, set while the area is being
+/// reconciled. Alone on its cache line: areas of different words are often those of different CPUs.
+#[derive(Debug)]
+#[repr(align(64))]
+pub(crate) struct Flags(AtomicUsize);
+
+// SAFETY: clause 1: an atomic word, of which zero bytes are a value.
+unsafe impl Zeroable for Flags {
+    fn zero() -> Self {
+        Self(AtomicUsize::new(0))
+    }
 }
 
 /// The result of a look at the areas that are next in turn to be reconciled.
@@ -110,7 +123,7 @@ impl Reconciled {
 /// Counting.
 impl<'m> DeferredFrees<'m> {
     /// Makes the counts of areas from number `first_area` on.
-    pub(crate) fn new(first_area: usize, counts: &'m [AtomicU8], flags: &'m [AtomicUsize]) -> Self {
+    pub(crate) fn new(first_area: usize, counts: &'m [AtomicU8], flags: &'m [Flags]) -> Self {
         Self { first_area, counts, flags, turn: AtomicUsize::new(0) }
     }
 
@@ -194,7 +207,7 @@ impl<'m> DeferredFrees<'m> {
         // Acquire: pairs with the Release in `Reconciling::open`: the bits of deferred blocks are
         // clear.
         let flags = self.flags.get(area / WORD_BITS);
-        flags.is_some_and(|flags| flags.load(Ordering::Acquire) & flag(area) != 0)
+        flags.is_some_and(|flags| flags.0.load(Ordering::Acquire) & flag(area) != 0)
     }
 
     /// Returns the next area from `first` to `end` (excluded) with deferred frees.
@@ -253,7 +266,7 @@ impl DeferredFrees<'_> {
         tags: &Tags<'_>,
         on_free: impl Fn(FrameNumber, usize, usize),
     ) -> Option<Reconciled> {
-        let flags = &self.flags[area / WORD_BITS];
+        let flags = &self.flags[area / WORD_BITS].0;
         // SeqCst, though Acquire would be enough: it pairs with the Release in `open`, and sees
         // which tags were cleared.
         if flags.fetch_or(flag(area), Ordering::SeqCst) & flag(area) != 0 {
@@ -299,7 +312,7 @@ impl DeferredFrees<'_> {
     /// Sets the flag of the area of `frame`, as if a reconciliation never ended.
     pub(crate) fn set_reconciling(&self, frame: FrameNumber) {
         let area = self.area_of(frame);
-        self.flags[area / WORD_BITS].fetch_or(flag(area), Ordering::Relaxed);
+        self.flags[area / WORD_BITS].0.fetch_or(flag(area), Ordering::Relaxed);
     }
 }
 
@@ -345,7 +358,7 @@ impl Reconciling<'_, '_> {
     #[inline(always)]
     fn open(&self) {
         // Release: pairs with the read-modify-write that set the flag.
-        let flags = &self.deferred.flags[self.area / WORD_BITS];
+        let flags = &self.deferred.flags[self.area / WORD_BITS].0;
         flags.fetch_and(!flag(self.area), Ordering::Release);
     }
 }

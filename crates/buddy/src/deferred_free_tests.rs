@@ -8,7 +8,6 @@ use std::boxed::Box;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::vec::Vec;
 
-use page_frame::sync::Zeroable;
 use page_frame::{FrameRange, PAGE_SIZE, PageMapArray, Tag};
 
 use super::*;
@@ -33,7 +32,8 @@ struct Counts([AtomicU8; AREAS]);
 /// Calls `test` with areas without deferred frees.
 fn with_areas(test: impl FnOnce(&DeferredFrees<'_>)) {
     let counts = Counts([const { AtomicU8::new(0) }; AREAS]);
-    let flags = [const { AtomicUsize::new(0) }; AREAS.div_ceil(WORD_BITS)];
+    let flags =
+        core::array::from_fn::<Flags, { AREAS.div_ceil(WORD_BITS) }, _>(|_| Zeroable::zero());
     test(&DeferredFrees::new(FIRST, &counts.0, &flags));
 }
 
@@ -176,7 +176,7 @@ fn each_area_with_deferred_frees_is_found_from_each_start() {
 fn areas_with_deferred_frees_are_found_among_a_few_areas() {
     for areas in 1..20 {
         let counts = Counts([const { AtomicU8::new(0) }; AREAS]);
-        let flags = [AtomicUsize::new(0)];
+        let flags = [Flags::zero()];
         let deferred = DeferredFrees::new(FIRST, &counts.0[..areas], &flags);
         assert_eq!(deferred.next_pending_from(0), None);
         set_count(&deferred, areas - 1, PENDING);
@@ -222,9 +222,9 @@ fn an_area_is_reconciled_if_its_own_flag_is_set() {
             deferred.set_reconciling(frame_in(area));
             let others = (0..AREAS).filter(|other| deferred.is_reconciling(frame_in(*other)));
             assert!(others.eq([area]));
-            deferred.flags[area / WORD_BITS].store(0, Ordering::Relaxed);
+            deferred.flags[area / WORD_BITS].0.store(0, Ordering::Relaxed);
         }
-        deferred.flags.iter().for_each(|flags| flags.store(usize::MAX, Ordering::Relaxed));
+        deferred.flags.iter().for_each(|flags| flags.0.store(usize::MAX, Ordering::Relaxed));
         assert!(deferred.is_reconciling(frame_in(0)));
         let before = FrameNumber::new(FIRST * AREA_FRAMES - 1);
         let beyond = frame_in(deferred.flags.len() * WORD_BITS);
@@ -309,7 +309,7 @@ fn a_reconciliation_frees_the_deferred_blocks_of_one_area() {
         deferred.set_reconciling(frame(0));
         assert!(deferred.reconcile(AREA, bitmap, tags, note).is_none(), "another call does so");
         assert_eq!((taken(), calls.borrow().len()), ([usize::MAX; AREA_WORDS], 0));
-        deferred.flags[0].store(0, Ordering::Relaxed);
+        deferred.flags[0].0.store(0, Ordering::Relaxed);
         let done = deferred.reconcile(AREA, bitmap, tags, note).expect("no other call");
         assert_eq!((done.frames, done.double_frees().count()), (9, 0));
         let words = [(0, 1 << 1 | 1 << 30, 2), (1, 0b1111 << 4, 1), (3, 0b11 | 1 << 9, 2)];

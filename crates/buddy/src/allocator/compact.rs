@@ -23,6 +23,7 @@ use page_frame::{Cpu, FrameNumber, FrameRange, Order, OutOfMemory, Tag};
 
 use crate::allocator::frame_pool::FramePool;
 use crate::bitmap::block_range;
+use crate::bitmap::home::Home;
 use crate::bits::{AREA_FRAMES, AREA_ORDER, AREA_WORDS, WORD_BITS, words};
 use crate::frames::Frames;
 use crate::trace::Trace;
@@ -190,7 +191,7 @@ where
     fn destination(&self, order: Order, isolated: &mut Isolated<'f, 'm, T>) -> Option<FrameNumber> {
         let mobility = self.frames.bitmap().mobility(isolated.start);
         for _ in 0..MAX_DESTINATIONS {
-            let taken = self.frames.take_hinted(order, mobility)?;
+            let taken = self.frames.take_hinted(order, mobility, &mut Home::none())?;
             if !isolated.contains(taken) {
                 return Some(taken);
             }

@@ -25,6 +25,7 @@ use page_frame::{
 
 use crate::allocator::validate::validate;
 use crate::bitmap::block_range;
+use crate::bitmap::home::Home;
 use crate::bitmap::placement::Mobility;
 use crate::bits::{AREA_FRAMES, WORD_BITS};
 use crate::build::Carved;
@@ -111,6 +112,8 @@ impl<'m, C: Cpu> FramePool<'m, C> {
         let areas = bitmap.table().frames() / AREA_FRAMES;
         let planned = bitmap.table().planned_areas();
         let caches = Caches::new(slots, counts, cpu, [areas, planned], mode == Mode::Plain);
+        // Homes lie apart: memory that costs nothing until it is touched is not for them.
+        let caches = if mode == Mode::Cached { caches.with_homes(planned) } else { caches };
         Self { frames: Frames::new(bitmap, tags, deferred), caches, mode }
     }
 
@@ -171,7 +174,7 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
             Mode::Plain => self.frames.take_best_fit(order),
             Mode::Cached | Mode::Dense => match self.caches.enter(order) {
                 Some(slot) => self.caches.allocate_refilling(&self.frames, slot, order),
-                None => self.frames.take_hinted(order, Mobility::default()),
+                None => self.frames.take_hinted(order, Mobility::default(), &mut Home::none()),
             },
         };
         let frame = found.or_else(|| self.last_resort(order)).ok_or(OutOfMemory)?;
@@ -347,7 +350,7 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
         if mobility == Mobility::default() {
             return self.allocate_frames(order);
         }
-        let found = self.frames.take_hinted(order, mobility);
+        let found = self.frames.take_hinted(order, mobility, &mut Home::none());
         let frame = found.or_else(|| self.last_resort(order)).ok_or(OutOfMemory)?;
         self.frames.tags().set(frame, Tag::block(order));
         Ok(frame)

@@ -12,7 +12,7 @@
 
 use core::ops::Range;
 
-use page_frame::sync::{AtomicUsize, Ordering, SeqCstUsize};
+use page_frame::sync::{AtomicUsize, Ordering, SeqCstUsize, Zeroable};
 
 use crate::bitmap::placement::{PLACEMENTS, Placement};
 use crate::bits::{AREA_FRAMES, SECTION_AREAS, WORD_BITS};
@@ -28,11 +28,24 @@ pub(crate) const EMPTIED: usize = HINT_MAPS - 2;
 pub(super) const UNUSED: usize = HINT_MAPS - 1;
 /// The hint maps of areas with all frames free: those whose memory has been used come first.
 pub(super) const EMPTY: Range<usize> = EMPTIED..UNUSED + 1;
-/// Words of one hint map: one cache line.
+/// Words of one hint map.
 pub(crate) const HINT_WORDS: usize = SECTION_AREAS.div_ceil(WORD_BITS);
 
-/// The hint maps of a section.
-pub(crate) type HintMaps = [[SeqCstUsize; HINT_WORDS]; HINT_MAPS];
+/// The hint maps of a section. The words for the same areas lie together, on cache lines of their
+/// own: areas of different words are often those of different CPUs.
+pub(crate) type HintMaps = [HintWord; HINT_WORDS];
+
+/// The word of each map for the same areas.
+#[derive(Debug)]
+#[repr(align(64))]
+pub(crate) struct HintWord([SeqCstUsize; HINT_MAPS]);
+
+// SAFETY: clause 1: an array of atomic words, of which zero bytes are values.
+unsafe impl Zeroable for HintWord {
+    fn zero() -> Self {
+        Self(Zeroable::zero())
+    }
+}
 
 /// The hints of a section.
 #[derive(Clone, Copy, Debug)]
@@ -55,16 +68,16 @@ impl<'m> Hints<'m> {
     pub(super) fn set(&self, map: usize, area: usize) {
         // SeqCst: as AcqRel it pairs with `clear`: a later clear sees all changes to the area that
         // precede this call.
-        self.maps[map][area / WORD_BITS].set_bits(bit(area));
+        self.maps[area / WORD_BITS].0[map].set_bits(bit(area));
         self.bounds.lower(map, self.section);
     }
 
     /// Sets the hints for all areas.
     pub(super) fn set_all(&self, map: usize) {
         let all = usize::MAX >> (WORD_BITS - SECTION_AREAS.min(WORD_BITS));
-        for word in &self.maps[map] {
+        for word in self.maps {
             // SeqCst: as in `set`.
-            word.set_bits(all);
+            word.0[map].set_bits(all);
         }
         self.bounds.lower(map, self.section);
     }
@@ -75,7 +88,7 @@ impl<'m> Hints<'m> {
     pub(super) fn ensure(&self, map: usize, area: usize) {
         // SeqCst: after the caller's change of the bits, against the sum of the bits after a
         // `clear`.
-        if self.maps[map][area / WORD_BITS].load() & bit(area) == 0 {
+        if self.maps[area / WORD_BITS].0[map].load() & bit(area) == 0 {
             self.set(map, area);
         }
     }
@@ -84,14 +97,14 @@ impl<'m> Hints<'m> {
     #[inline]
     pub(super) fn clear(&self, map: usize, area: usize) {
         // SeqCst: before the caller's sum of the bits; as AcqRel it pairs with `set`.
-        self.maps[map][area / WORD_BITS].clear_bits(bit(area));
+        self.maps[area / WORD_BITS].0[map].clear_bits(bit(area));
     }
 
     /// Clears the hints of word `word` that are set in `areas`.
     pub(super) fn clear_word(&self, map: usize, word: usize, areas: usize) {
         if areas != 0 {
             // SeqCst: as in `clear`.
-            self.maps[map][word].clear_bits(areas);
+            self.maps[word].0[map].clear_bits(areas);
         }
     }
 
@@ -99,7 +112,7 @@ impl<'m> Hints<'m> {
     #[inline]
     pub(super) fn word(&self, map: usize, word: usize) -> usize {
         // A hint; the area decides.
-        self.maps[map][word].advice()
+        self.maps[word].0[map].advice()
     }
 
     /// Returns whether some map has a hint for `area`.

@@ -12,6 +12,7 @@
 //! `section_table` holds sections. A `section` has the lines of `area`, the entries of `entry` and
 //! the maps of `hints`, several maps for each `placement`.
 
+use page_frame::sync::AtomicUsize;
 use page_frame::{FrameNumber, FrameRange, Order};
 
 use crate::bitmap::area::Freed;
@@ -26,6 +27,7 @@ pub(crate) mod check;
 mod claim;
 mod entry;
 pub(crate) mod hints;
+pub(crate) mod home;
 pub(crate) mod placement;
 mod search;
 pub(crate) mod section;
@@ -40,6 +42,8 @@ pub(crate) struct Bitmap<'m> {
     table: SectionTable<'m>,
     /// Where searches begin.
     bounds: &'m Bounds,
+    /// Number of slots that have had a home. A slot that is alone has nobody to avoid.
+    slots_with_homes: AtomicUsize,
     /// Whether areas have placements: there are enough areas for each.
     has_placements: bool,
     /// Whether a search prefers areas that were used, see [`Mode::Dense`](crate::Mode::Dense).
@@ -50,7 +54,8 @@ impl<'m> Bitmap<'m> {
     /// Makes the bitmap of the sections in `table`. `bounds` are those of their hints.
     pub(crate) fn new(table: SectionTable<'m>, bounds: &'m Bounds) -> Self {
         let has_placements = table.planned_areas() >= PLACEMENTS * MIN_AREAS_PER_PLACEMENT;
-        Self { table, bounds, has_placements, fills_used_areas_first: false }
+        let slots_with_homes = AtomicUsize::new(0);
+        Self { table, bounds, slots_with_homes, has_placements, fills_used_areas_first: false }
     }
 
     /// Sets whether a search prefers areas that were used.

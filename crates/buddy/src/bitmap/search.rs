@@ -6,6 +6,10 @@
 //! searches areas of its own placement, then empty areas, then both again from the lowest section
 //! on, then the other placements (`placement.rs`).
 //!
+//! Where several CPU slots have homes (`home.rs`), a slot's request looks at areas of its placement
+//! outside of the homes of other slots, then at empty areas of its home, then at empty areas
+//! outside of the homes of others. Only then it continues as above.
+//!
 //! In [`Mode::Dense`](crate::Mode::Dense) memory costs nothing until it is touched. There a request
 //! first searches areas of its own placement that are at least half full, then areas that have
 //! become empty, then the emptier areas of its placement, then the other placements of its
@@ -13,17 +17,19 @@
 //!
 //! # Costs
 //! Each of these steps ends after [`MAX_MISSES`] areas without a fitting run; for blocks of several
-//! areas and for batches of areas, after as many groups or words. It reads at most three cache
-//! lines of hints in each section. The passes without hints (`claim.rs`) find the blocks that a
-//! search misses.
+//! areas and for batches of areas, after as many groups or words. It reads at most two cache
+//! lines for each word of hints, 16 in a section. The passes without hints (`claim.rs`) find the
+//! blocks that a search misses.
 
 use core::ops::Range;
 
+use page_frame::sync::Ordering;
 use page_frame::{FrameNumber, Order};
 
 use crate::bitmap::hints::{
     EMPTIED, EMPTY, HINT_WORDS, fuller, is_whole_placement, maps_with_room,
 };
+use crate::bitmap::home::{Home, Scope};
 use crate::bitmap::placement::{Mobility, ORDER_GROUPS, Placement};
 use crate::bitmap::section::Section;
 use crate::bitmap::{Bitmap, frame};
@@ -31,6 +37,31 @@ use crate::bits::{AREA_FRAMES, AREA_ORDER, WORD_BITS, WORD_ORDER, free_runs, low
 
 /// Maximum number of areas without a fitting run that one step of a search looks at: a guess.
 const MAX_MISSES: usize = 8;
+
+/// The areas that a step of a search looks at.
+enum Areas {
+    /// Those of the request's placement, fullest first.
+    InUse,
+    /// Empty ones.
+    Empty,
+}
+
+/// The steps of a search. Those of [`HOME_STEPS`] are for slots that have homes.
+const STEPS: [(Scope, Areas); 7] = [
+    (Scope::Open, Areas::InUse),
+    (Scope::Home, Areas::Empty),
+    (Scope::Open, Areas::Empty),
+    (Scope::Anywhere, Areas::InUse),
+    (Scope::Anywhere, Areas::Empty),
+    (Scope::FromLowest, Areas::InUse),
+    (Scope::FromLowest, Areas::Empty),
+];
+/// Number of steps at the beginning that are for slots that have homes.
+const HOME_STEPS: usize = 3;
+/// The scopes in which areas are searched that are hinted as empty. The first [`HOME_SCOPES`] are
+/// for slots that have homes.
+const SCOPES: [Scope; 4] = [Scope::Home, Scope::Open, Scope::Anywhere, Scope::FromLowest];
+const HOME_SCOPES: usize = 2;
 
 /// A block that a search took.
 #[derive(Clone, Copy)]
@@ -41,8 +72,8 @@ pub(crate) struct Taken {
 }
 
 /// A word of hints, at least one of which is set.
-struct HintedWord<'s, 'm> {
-    section: &'s Section<'m>,
+struct HintedWord<'m> {
+    section: &'m Section<'m>,
     /// The first frame of the section.
     base: usize,
     map: usize,
@@ -62,7 +93,12 @@ struct Found<R> {
 
 impl<'m> Bitmap<'m> {
     /// Takes a block of `order` from the area that the hints prefer.
-    pub(crate) fn take_hinted(&self, order: Order, mobility: Mobility) -> Option<Taken> {
+    pub(crate) fn take_hinted(
+        &self,
+        order: Order,
+        mobility: Mobility,
+        home: &mut Home,
+    ) -> Option<Taken> {
         let order = u32::from(order.get());
         if order >= AREA_ORDER {
             let start = match order {
@@ -72,7 +108,7 @@ impl<'m> Bitmap<'m> {
             return start.map(|start| Taken { start, was_empty_area: false });
         }
         let placement = self.placement_for(order, mobility);
-        let found = self.search_all(order, placement, |section, area, map| {
+        let found = self.search_all(order, placement, home, |section, area, map| {
             let taken = section.take(area, order);
             if taken.is_some() && map >= EMPTIED {
                 section.set_placement(area, placement);
@@ -105,34 +141,43 @@ impl<'m> Bitmap<'m> {
         if larger >= WORD_ORDER {
             return None;
         }
-        let (found, _) = self.scan(EMPTY, 0, |hinted, misses| {
-            let word = |map| hinted.section.hints.word(map, hinted.word);
-            let areas = EMPTY.map(word).fold(0, |all, areas| all | areas);
-            for start in set_bits(free_runs(!areas, larger)) {
-                let first = hinted.word * WORD_BITS + start;
-                let areas = first..first + (1 << larger);
-                if hinted.section.claim_several(first, 1 << larger) {
-                    areas.for_each(|area| hinted.section.clear_empty_hints(area));
-                    return Some(frame(hinted.base, first, 0));
+        let (found, _) = self.scan(
+            EMPTY,
+            0,
+            |_, _| false,
+            |hinted, misses| {
+                let word = |map| hinted.section.hints.word(map, hinted.word);
+                let areas = EMPTY.map(word).fold(0, |all, areas| all | areas);
+                for start in set_bits(free_runs(!areas, larger)) {
+                    let first = hinted.word * WORD_BITS + start;
+                    let areas = first..first + (1 << larger);
+                    if hinted.section.claim_several(first, 1 << larger) {
+                        areas.for_each(|area| hinted.section.clear_empty_hints(area));
+                        return Some(frame(hinted.base, first, 0));
+                    }
+                    areas.for_each(|area| {
+                        EMPTY.for_each(|map| _ = hinted.section.check_hint(map, area))
+                    });
+                    *misses += 1;
+                    if *misses == MAX_MISSES {
+                        break;
+                    }
                 }
-                areas.for_each(|area| {
-                    EMPTY.for_each(|map| _ = hinted.section.check_hint(map, area))
-                });
-                *misses += 1;
-                if *misses == MAX_MISSES {
-                    break;
-                }
-            }
-            None
-        });
+                None
+            },
+        );
         found
     }
 
     /// Takes all free frames of the best word for single frames; returns its first frame, and the
     /// frames as bits.
-    pub(crate) fn take_word(&self, mobility: Mobility) -> Option<(FrameNumber, usize)> {
+    pub(crate) fn take_word(
+        &self,
+        mobility: Mobility,
+        home: &mut Home,
+    ) -> Option<(FrameNumber, usize)> {
         let placement = self.placement_for(0, mobility);
-        let found = self.search_all(0, placement, |section, area, map| {
+        let found = self.search_all(0, placement, home, |section, area, map| {
             let taken = section.take_word(area);
             if taken.is_some() && map >= EMPTIED {
                 section.set_placement(area, placement);
@@ -146,10 +191,15 @@ impl<'m> Bitmap<'m> {
 
     /// Makes the caller's CPU slot the owner of an area with a free block of `order`, below a
     /// word's; returns the area's first frame.
-    pub(crate) fn acquire(&self, order: u32, mobility: Mobility) -> Option<FrameNumber> {
+    pub(crate) fn acquire(
+        &self,
+        order: u32,
+        mobility: Mobility,
+        home: &mut Home,
+    ) -> Option<FrameNumber> {
         debug_assert!(order < WORD_ORDER);
         let placement = self.placement_for(order, mobility);
-        let found = self.search_all(order, placement, |section, area, map| {
+        let found = self.search_all(order, placement, home, |section, area, map| {
             if section.lines[area].has_run(order) && section.acquire(area, placement) {
                 section.hints.clear(map, area);
                 return Some(());
@@ -163,8 +213,8 @@ impl<'m> Bitmap<'m> {
     /// Claims up to `frames.len()` areas whose hints lie in one word, and writes their first frames
     /// to `frames`; returns the number of claimed areas. Gives up after [`MAX_MISSES`] words of
     /// which no area could be claimed.
-    pub(crate) fn claim_batch(&self, frames: &mut [usize]) -> usize {
-        let mut claim = |hinted: HintedWord<'_, 'm>, misses: &mut usize| {
+    pub(crate) fn claim_batch(&self, frames: &mut [usize], home: &mut Home) -> usize {
+        let mut claim = |hinted: &HintedWord<'m>, misses: &mut usize| {
             let areas = lowest(hinted.areas, frames.len());
             let claimed = hinted.section.claim_each(hinted.word * WORD_BITS, areas);
             hinted.section.hints.clear_word(hinted.map, hinted.word, claimed);
@@ -181,8 +231,9 @@ impl<'m> Bitmap<'m> {
             *misses += 1;
             (count > 0).then_some(count)
         };
-        let claimed = self.scan_from_bound(EMPTY, false, &mut claim);
-        claimed.or_else(|| self.scan_from_bound(EMPTY, true, &mut claim)).unwrap_or(0)
+        let scopes = if self.avoids_homes(*home) { &SCOPES[..] } else { &SCOPES[HOME_SCOPES..] };
+        let mut scopes = scopes.iter();
+        scopes.find_map(|scope| self.scan_in(*scope, EMPTY, home, &mut claim)).unwrap_or(0)
     }
 
     /// Searches in the order of the policy. Calls `take` with section, area and hint map of each
@@ -191,6 +242,7 @@ impl<'m> Bitmap<'m> {
         &self,
         order: u32,
         placement: Placement,
+        home: &mut Home,
         mut take: impl FnMut(&Section<'m>, usize, usize) -> Option<R>,
     ) -> Option<Found<R>> {
         if self.fills_used_areas_first {
@@ -198,13 +250,17 @@ impl<'m> Bitmap<'m> {
                 return Some(found);
             }
         }
-        for from_lowest in [false, true] {
-            let own = maps_with_room(placement, order);
-            if let Some(found) = self.search(own, from_lowest, &mut take) {
-                return Some(found);
-            }
-            if let Some(found) = self.search(EMPTY, from_lowest, &mut take) {
-                return Some(found);
+        let steps = if self.avoids_homes(*home) { &STEPS[..] } else { &STEPS[HOME_STEPS..] };
+        for (scope, areas) in steps {
+            let maps = match areas {
+                Areas::InUse => maps_with_room(placement, order),
+                Areas::Empty => EMPTY,
+            };
+            let found = self.scan_in(*scope, maps, home, &mut |hinted, misses| {
+                take_from_word(hinted, misses, &mut take)
+            });
+            if found.is_some() {
+                return found;
             }
         }
         self.search_placements(placement.others(), order, &mut take)
@@ -254,33 +310,100 @@ impl<'m> Bitmap<'m> {
         from_lowest: bool,
         take: &mut impl FnMut(&Section<'m>, usize, usize) -> Option<R>,
     ) -> Option<Found<R>> {
-        self.scan_from_bound(maps, from_lowest, |hinted, misses| {
-            for bit in set_bits(hinted.areas) {
-                let area = hinted.word * WORD_BITS + bit;
-                if let Some(got) = take(hinted.section, area, hinted.map) {
-                    return Some(Found { base: hinted.base, area, got });
-                }
-                *misses += 1;
-                if *misses == MAX_MISSES {
-                    break;
+        self.scan_from_bound(
+            maps,
+            from_lowest,
+            |_, _| false,
+            |hinted, misses| take_from_word(&hinted, misses, take),
+        )
+    }
+
+    /// Calls `visit` with the words of `maps` in `scope`, until it returns a value. The word of the
+    /// value becomes the home of the slot.
+    fn scan_in<R>(
+        &self,
+        scope: Scope,
+        maps: Range<usize>,
+        home: &mut Home,
+        visit: &mut impl FnMut(&HintedWord<'m>, &mut usize) -> Option<R>,
+    ) -> Option<R> {
+        if scope == Scope::Home {
+            return self.scan_home(maps, *home, visit);
+        }
+        let (own, claims) = (*home, scope == Scope::Open);
+        let skips = |section: &Section<'m>, word| claims && section.homes.is_others(own, word);
+        let take = |hinted: HintedWord<'m>, misses: &mut usize| {
+            let homes = &hinted.section.homes;
+            if claims && !homes.claim(own, hinted.word) {
+                return None;
+            }
+            let found = visit(&hinted, misses);
+            if claims && found.is_none() && !own.is_at(hinted.base, hinted.word) {
+                homes.leave(own, hinted.word);
+            }
+            found.map(|found| (found, hinted))
+        };
+        let (found, hinted) =
+            self.scan_from_bound(maps, scope == Scope::FromLowest, skips, take)?;
+        if own.is_used() && !own.is_at(hinted.base, hinted.word) {
+            self.settle(home, &hinted);
+        }
+        Some(found)
+    }
+
+    /// Returns whether searches for the slot of `home` avoid the homes of others.
+    fn avoids_homes(&self, home: Home) -> bool {
+        // A first home is always claimed: other slots may be looking for theirs. Relaxed, as in
+        // `settle`: advice.
+        let is_alone = || self.slots_with_homes.load(Ordering::Relaxed) == 1;
+        home.is_used() && (home.start().is_none() || !is_alone())
+    }
+
+    /// Moves the home of a slot to the word of `hinted`.
+    fn settle(&self, home: &mut Home, hinted: &HintedWord<'m>) {
+        match home.start() {
+            None => _ = self.slots_with_homes.fetch_add(1, Ordering::Relaxed),
+            Some(start) => {
+                if let Some((at, section)) = self.table.locate(start) {
+                    section.homes.leave(*home, at.area / WORD_BITS);
                 }
             }
-            None
+        }
+        hinted.section.homes.share(*home, hinted.word);
+        *home = home.at(hinted.base, hinted.word);
+    }
+
+    /// Calls `visit` with the words of `maps` at `home`, until it returns a value.
+    fn scan_home<R>(
+        &self,
+        mut maps: Range<usize>,
+        home: Home,
+        visit: &mut impl FnMut(&HintedWord<'m>, &mut usize) -> Option<R>,
+    ) -> Option<R> {
+        let start = home.start()?;
+        let (at, section) = self.table.locate(start)?;
+        let base = start.get() - at.area * AREA_FRAMES;
+        let word = at.area / WORD_BITS;
+        maps.find_map(|map| {
+            let areas = section.hints.word(map, word);
+            let hinted = HintedWord { section, base, map, word, areas };
+            if areas == 0 { None } else { visit(&hinted, &mut 0) }
         })
     }
 
     /// Scans `maps`, all of one placement, from the bound of the placement on, or from the lowest
-    /// section.
+    /// section, as [`scan`](Self::scan) does.
     #[inline]
     fn scan_from_bound<R>(
         &self,
         maps: Range<usize>,
         from_lowest: bool,
-        visit: impl FnMut(HintedWord<'_, 'm>, &mut usize) -> Option<R>,
+        skips: impl Fn(&Section<'m>, usize) -> bool,
+        visit: impl FnMut(HintedWord<'m>, &mut usize) -> Option<R>,
     ) -> Option<R> {
         let (first_map, is_whole) = (maps.start, is_whole_placement(&maps));
         let start = if from_lowest { 0 } else { self.bounds.get(first_map) };
-        let (found, first_hinted) = self.scan(maps, start, visit);
+        let (found, first_hinted) = self.scan(maps, start, skips, visit);
         // Only a search of all maps of the placement proves that a section has no hint.
         if is_whole {
             self.bounds.raise(first_map, start, first_hinted.unwrap_or(self.table.len()));
@@ -288,20 +411,27 @@ impl<'m> Bitmap<'m> {
         found
     }
 
-    /// Calls `visit` with each word of `maps` that has a hint, in the sections from index `start`
-    /// on, and with a counter of misses. Ends when `visit` returns a value or the counter reaches
-    /// [`MAX_MISSES`]. Returns that value, and the index of the first section with a hint.
+    /// Calls `visit` with each word of `maps` that has a hint and that `skips` does not skip, in
+    /// the sections from index `start` on, and with a counter of misses. Ends when `visit` returns
+    /// a value or the counter reaches [`MAX_MISSES`]. Returns that value, and the index of the
+    /// first section with a hint.
     #[inline]
     fn scan<R>(
         &self,
         maps: Range<usize>,
         start: usize,
-        mut visit: impl FnMut(HintedWord<'_, 'm>, &mut usize) -> Option<R>,
+        skips: impl Fn(&Section<'m>, usize) -> bool,
+        mut visit: impl FnMut(HintedWord<'m>, &mut usize) -> Option<R>,
     ) -> (Option<R>, Option<usize>) {
         let (mut first_hinted, mut misses) = (None, 0);
         for (index, base, section) in self.table.sections_from(start) {
             for map in maps.clone() {
                 for word in 0..HINT_WORDS {
+                    // What is skipped counts as hinted: its line is not read.
+                    if skips(section, word) {
+                        first_hinted = first_hinted.or(Some(index));
+                        continue;
+                    }
                     let areas = section.hints.word(map, word);
                     if areas == 0 {
                         continue;
@@ -317,4 +447,25 @@ impl<'m> Bitmap<'m> {
         }
         (None, first_hinted)
     }
+}
+
+/// Calls `take` with the areas of a word of hints, until it returns a value or the counter of
+/// misses reaches [`MAX_MISSES`].
+#[inline]
+fn take_from_word<'m, R>(
+    hinted: &HintedWord<'m>,
+    misses: &mut usize,
+    take: &mut impl FnMut(&Section<'m>, usize, usize) -> Option<R>,
+) -> Option<Found<R>> {
+    for bit in set_bits(hinted.areas) {
+        let area = hinted.word * WORD_BITS + bit;
+        if let Some(got) = take(hinted.section, area, hinted.map) {
+            return Some(Found { base: hinted.base, area, got });
+        }
+        *misses += 1;
+        if *misses == MAX_MISSES {
+            break;
+        }
+    }
+    None
 }

@@ -33,6 +33,7 @@ use page_frame::sync::{self, AtomicUsize, Lock, Ordering, model_fence, prefetch}
 use crate::bitmap::area::{Freed, Line};
 use crate::bitmap::entry::{Entries, Entry};
 use crate::bitmap::hints::{EMPTIED, EMPTY, HintMaps, Hints, UNUSED, map_for};
+use crate::bitmap::home::Homes;
 use crate::bitmap::placement::{Mobility, Placement};
 use crate::bits::{AREA_FRAMES, AREA_WORDS, SECTION_AREAS, set_bits};
 
@@ -53,6 +54,7 @@ pub(crate) struct Section<'m> {
     pub(super) lines: &'m Lines,
     pub(super) entries: &'m Entries,
     pub(super) hints: Hints<'m>,
+    pub(super) homes: Homes,
     /// Held during a claim of several areas of the section for one block. A call tries this lock
     /// and never waits for it.
     pub(super) claims: Lock<()>,
@@ -65,7 +67,8 @@ pub(crate) struct Section<'m> {
 impl<'m> Section<'m> {
     /// Makes a section of which all frames are free, and none published.
     pub(crate) fn new(lines: &'m Lines, entries: &'m Entries, hints: Hints<'m>) -> Self {
-        Self { lines, entries, hints, claims: Lock::new(()), undos: AtomicUsize::new(0) }
+        let (homes, claims) = (Homes::new(), Lock::new(()));
+        Self { lines, entries, hints, homes, claims, undos: AtomicUsize::new(0) }
     }
 
     /// Returns the sizes of the lines, entries and hint maps of a section, in bytes.

@@ -4,7 +4,7 @@
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-use page_frame::sync::{AtomicU8, AtomicUsize, slice_in, slice_in_mut};
+use page_frame::sync::{AtomicU8, slice_in, slice_in_mut};
 use page_frame::{FrameNumber, FrameRange, PAGE_SHIFT, PageMapArray, PerCpuSlot};
 
 use crate::bitmap::Bitmap;
@@ -13,7 +13,7 @@ use crate::bitmap::section::Section;
 use crate::bitmap::section_table::{SectionCell, SectionTable, merged, section_number};
 use crate::bits::{AREA_FRAMES, SECTION_FRAMES, WORD_BITS};
 use crate::build::section::fill;
-use crate::deferred_free::DeferredFrees;
+use crate::deferred_free::{DeferredFrees, Flags};
 use crate::percpu::cached_count::CachedCount;
 use crate::percpu::slot::CpuSlot;
 use crate::tags::Tags;
@@ -138,7 +138,7 @@ impl Plan {
         let entries_at = part(present, entry_bytes)?;
         let hints_at = part(present, hint_bytes)?;
         let counts_at = part(areas, size_of::<AtomicU8>())?;
-        let flags_at = part(areas.div_ceil(WORD_BITS), size_of::<AtomicUsize>())?;
+        let flags_at = part(areas.div_ceil(WORD_BITS), size_of::<Flags>())?;
         let map_at = part(1, PageMapArray::metadata_bytes(span.frames()))?;
         Ok(Self {
             first_section,

@@ -9,6 +9,7 @@
 
 use page_frame::{Fault, FaultHook, FaultKind, FrameNumber, FrameRange, Order, panic_on_fault};
 
+use crate::bitmap::home::Home;
 use crate::bitmap::placement::Mobility;
 use crate::bitmap::{Bitmap, area_parts, block_range};
 use crate::bits::{AREA_FRAMES, WORD_BITS, WORD_ORDER, mask};
@@ -112,9 +113,14 @@ impl<'m, T> Frames<'m, T> {
 
 /// Taking frames.
 impl<T: Trace> Frames<'_, T> {
-    /// Takes a block of `order` from the area that the hints prefer.
-    pub(crate) fn take_hinted(&self, order: Order, mobility: Mobility) -> Option<FrameNumber> {
-        let taken = self.bitmap.take_hinted(order, mobility)?;
+    /// Takes a block of `order` from the area that the hints prefer, for the slot of `home`.
+    pub(crate) fn take_hinted(
+        &self,
+        order: Order,
+        mobility: Mobility,
+        home: &mut Home,
+    ) -> Option<FrameNumber> {
+        let taken = self.bitmap.take_hinted(order, mobility, home)?;
         if taken.was_empty_area {
             self.deferred.expect_empty(taken.start);
         }

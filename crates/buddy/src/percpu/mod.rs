@@ -15,8 +15,10 @@ use page_frame::internals::TagPlace;
 use page_frame::{Cpu, CpuId, FrameNumber, Frozen, Order, PerCpu, PerCpuGuard, PerCpuSlot, Tag};
 
 use crate::bitmap::block_range;
+use crate::bitmap::home::Home;
 use crate::bitmap::placement::Mobility;
 use crate::bitmap::section::MAX_CLAIM_BATCH;
+use crate::bits::WORD_BITS;
 use crate::deferred_free::is_deferrable;
 use crate::frames::Frames;
 use crate::percpu::cached_count::CachedCount;
@@ -30,6 +32,8 @@ pub(crate) mod slot;
 
 /// Minimum number of areas for each slot, where slots own areas: a guess. One under loom.
 const MIN_AREAS_PER_OWNER: usize = if page_frame::sync::MODELLED { 1 } else { 8 };
+/// Minimum number of areas for each slot, where slots have homes: a word of hints.
+const MIN_AREAS_PER_HOME: usize = WORD_BITS;
 /// Of more slots than this, some are assumed to be unused: a guess.
 const MANY_SLOTS: usize = 64;
 /// Slots cache blocks of this mobility. Requests of another mobility go to the shared frames.
@@ -43,6 +47,8 @@ pub(crate) struct Caches<'m, C> {
     counts: &'m [CachedCount],
     /// Whether slots own areas: there are enough areas for each.
     has_owners: bool,
+    /// Whether slots have homes: there are enough words of hints for each.
+    has_homes: bool,
     /// Whether no call ever enters a slot.
     closed: bool,
     /// Number of areas that a refill of whole areas claims: an eighth of a slot's share of all
@@ -69,9 +75,18 @@ impl<'m, C: Cpu> Caches<'m, C> {
             slots: if closed { PerCpu::closed(slots, cpu) } else { PerCpu::new(slots, cpu) },
             counts,
             closed,
+            has_homes: false,
             has_owners: closed || planned >= MIN_AREAS_PER_OWNER * used,
             area_batch: (areas / (8 * count.max(1))).clamp(1, MAX_CLAIM_BATCH),
         }
+    }
+
+    /// Gives the slots homes if there are several slots and enough of the `planned` areas for each.
+    pub(crate) fn with_homes(mut self, planned: usize) -> Self {
+        let count = self.counts.len();
+        let needed = MIN_AREAS_PER_HOME * count.min(MANY_SLOTS);
+        self.has_homes = count > 1 && planned >= needed;
+        self
     }
 
     /// Pops a block of `order` from the CPU's slot: the hit of an allocation.
@@ -121,7 +136,8 @@ impl<'m, C: Cpu> Caches<'m, C> {
             return None;
         }
         let mut slot = self.slots.enter().ok()?;
-        slot.set_up(self.has_owners);
+        let home = if self.has_homes { Home::new(slot.id().index()) } else { Home::none() };
+        slot.set_up(self.has_owners, home);
         Some(slot)
     }
 

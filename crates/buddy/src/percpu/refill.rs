@@ -38,7 +38,7 @@ impl<C: Cpu> Caches<'_, C> {
             0 => self.refill_frames(frames, slot),
             AREA_ORDER => self.refill_areas(frames, slot),
             below if below < WORD_ORDER => self.refill_blocks(frames, slot, order),
-            _ => frames.take_hinted(order, MOBILITY),
+            _ => frames.take_hinted(order, MOBILITY, &mut slot.home),
         }
     }
 
@@ -52,7 +52,7 @@ impl<C: Cpu> Caches<'_, C> {
         if word.frames == 0 {
             let bitmap = frames.bitmap();
             let owned = self.take_owned(frames, slot, 0, |area| bitmap.take_owned_word(area));
-            let (start, taken) = owned.or_else(|| bitmap.take_word(MOBILITY))?;
+            let (start, taken) = owned.or_else(|| bitmap.take_word(MOBILITY, &mut slot.home))?;
             frames.trace_word_for_slot(start, taken, taken.count_ones() as usize);
             word = FrameWord { start: start.get(), frames: taken };
         }
@@ -72,7 +72,7 @@ impl<C: Cpu> Caches<'_, C> {
         let limit = slot.room(order.index()) / 2;
         let take = |area| frames.bitmap().take_owned_runs(area, small, limit);
         let Some((word, starts)) = self.take_owned(frames, slot, small, take) else {
-            return frames.take_hinted(order, MOBILITY);
+            return frames.take_hinted(order, MOBILITY, &mut slot.home);
         };
         frames.trace_word_for_slot(word, spread(starts, small), starts.count_ones() as usize);
         let rest = slot.fill(word, starts, order.index());
@@ -89,7 +89,7 @@ impl<C: Cpu> Caches<'_, C> {
         let mut areas = [0; MAX_CLAIM_BATCH];
         // Block events are computed after each claim, so with them areas are claimed one by one.
         let batch = if T::IS_ENABLED && T::HAS_BLOCK_EVENTS { 1 } else { self.area_batch };
-        let claimed = frames.bitmap().claim_batch(&mut areas[..batch]);
+        let claimed = frames.bitmap().claim_batch(&mut areas[..batch], &mut slot.home);
         let order = Order::new(AREA_ORDER as u8).expect("areas are smaller than the largest block");
         let mut claimed = frames.rest_guard(order, &areas[..claimed]);
         while let [others @ .., area] = claimed.rest {
@@ -129,7 +129,8 @@ impl<C: Cpu> Caches<'_, C> {
             if !self.has_owners {
                 return None;
             }
-            slot.set_owned(group, Some(frames.bitmap().acquire(order, MOBILITY)?));
+            let acquired = frames.bitmap().acquire(order, MOBILITY, &mut slot.home)?;
+            slot.set_owned(group, Some(acquired));
         }
         None
     }

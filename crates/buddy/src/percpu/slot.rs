@@ -25,6 +25,7 @@ use core::fmt;
 use page_frame::sync::{Zeroable, in_register};
 use page_frame::{FrameNumber, PAGE_SIZE};
 
+use crate::bitmap::home::Home;
 use crate::bitmap::placement::ORDER_GROUPS;
 use crate::bits::{AREA_FRAMES, AREA_ORDER, WORD_BITS};
 
@@ -118,6 +119,8 @@ pub(crate) struct CpuSlot {
     remainder: FrameWord,
     /// For each order group the first frame of the owned area plus one; 0 for no area.
     owned: [usize; ORDER_GROUPS],
+    /// Where the slot takes empty areas.
+    pub(super) home: Home,
     is_set_up: bool,
     padding: Padding,
 }
@@ -131,6 +134,7 @@ const PADDING: usize = PAGE_SIZE
     - ORDERS * size_of::<Stack>()
     - size_of::<FrameWord>()
     - size_of::<[usize; ORDER_GROUPS]>()
+    - size_of::<Home>()
     - size_of::<usize>(); // `is_set_up`
 /// The bytes of the protocol, up to the alignment of a word.
 const PROTOCOL: usize = size_of::<usize>();
@@ -151,6 +155,7 @@ unsafe impl Zeroable for CpuSlot {
             stacks: [Stack::EMPTY; ORDERS],
             remainder: FrameWord::EMPTY,
             owned: [0; ORDER_GROUPS],
+            home: Home::none(),
             is_set_up: false,
             padding: Padding([0; PADDING / size_of::<usize>()]),
         }
@@ -207,12 +212,13 @@ impl CpuSlot {
 
 /// Refills and drains.
 impl CpuSlot {
-    /// Sets the capacities, at the first call. Without `has_refill_area`, every area counts as the
-    /// refill area.
+    /// Sets the capacities and `home`, at the first call. Without `has_refill_area`, every area
+    /// counts as the refill area.
     #[inline]
-    pub(super) fn set_up(&mut self, has_refill_area: bool) {
+    pub(super) fn set_up(&mut self, has_refill_area: bool, home: Home) {
         if !self.is_set_up {
             self.stacks = core::array::from_fn(|order| Stack::new(order, has_refill_area));
+            self.home = home;
             self.is_set_up = true;
         }
     }
@@ -351,7 +357,7 @@ mod tests {
         let mut slot = CpuSlot::zero();
         assert!(slot.pop(0).is_none() && !slot.push(FrameNumber::new(0), 0), "I2");
         assert!(!slot.push_if(FrameNumber::new(1), 0, || true), "I2");
-        slot.set_up(has_refill_area);
+        slot.set_up(has_refill_area, Home::none());
         slot
     }
 

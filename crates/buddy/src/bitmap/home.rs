@@ -1,0 +1,161 @@
+//! Homes: each CPU slot searches areas of its own first, so that CPUs seldom write to one line.
+//!
+//! # Concepts
+//! The areas of a word of hints are neighbours: their hints, their entries and their counts of
+//! deferred frees share cache lines. The word from which a slot took an area last is the slot's
+//! **home**. The slot searches the homes of other slots last, and takes empty areas from its own
+//! home first. It takes an area in use wherever the policy of `search.rs` finds it first outside of
+//! the homes of others: memory stays as dense as without homes.
+//!
+//! A home is advice, not a right. A slot that finds an area only in the home of another slot shares
+//! that home from then on. Requests outside a slot know no homes, and a slot that is alone avoids
+//! none.
+//!
+//! # Concurrency
+//! Two slots that search at the same time find the same words. Each claims the word before it takes
+//! an area there, and one of them goes on to another word. All accesses are Relaxed: a wrong answer
+//! costs time only.
+//!
+//! # Source
+//! LLFree reserves trees of areas for CPUs (Wrenger, Rommel, Halbuer, Dietrich and Lohmann 2023,
+//! "LLFree: Scalable and Optionally-Persistent Page-Frame Allocation").
+
+use page_frame::FrameNumber;
+use page_frame::sync::{AtomicUsize, Ordering};
+
+use crate::bitmap::hints::HINT_WORDS;
+use crate::bits::{AREA_FRAMES, WORD_BITS};
+
+/// Number of frames of a word of hints.
+const HOME_FRAMES: usize = WORD_BITS * AREA_FRAMES;
+
+/// The words of hints that a step of a search looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// The home of the slot.
+    Home,
+    /// Those that are no other slot's home, from the bound of the placement on.
+    Open,
+    /// All from the bound of the placement on.
+    Anywhere,
+    /// All from the lowest section on.
+    FromLowest,
+}
+
+/// The home of a slot.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Home {
+    /// The slot's number plus one; 0 for a slot that has no homes.
+    slot: usize,
+    /// The first frame of the home plus one; 0 for no home.
+    start: usize,
+}
+
+impl Home {
+    /// The home of a slot that has no homes: its searches begin at the lowest section. All bytes
+    /// are zero.
+    pub(crate) const fn none() -> Self {
+        Self { slot: 0, start: 0 }
+    }
+
+    /// Makes the home of the slot with number `slot`, which has no home yet.
+    pub(crate) const fn new(slot: usize) -> Self {
+        Self { slot: slot + 1, start: 0 }
+    }
+
+    /// Returns whether the slot has homes.
+    #[inline]
+    pub(super) const fn is_used(self) -> bool {
+        self.slot != 0
+    }
+
+    /// Returns the home of the same slot at `word` of the section that begins at frame `base`.
+    pub(super) const fn at(self, base: usize, word: usize) -> Self {
+        Self { start: base + word * HOME_FRAMES + 1, ..self }
+    }
+
+    /// Returns whether the home is `word` of the section that begins at frame `base`.
+    pub(super) const fn is_at(self, base: usize, word: usize) -> bool {
+        self.start == self.at(base, word).start
+    }
+
+    /// Returns the first frame of the home.
+    #[inline]
+    pub(super) fn start(self) -> Option<FrameNumber> {
+        self.start.checked_sub(1).map(FrameNumber::new)
+    }
+}
+
+/// For each word of hints of a section the slot whose home it is.
+#[derive(Debug)]
+pub(super) struct Homes([AtomicUsize; HINT_WORDS]);
+
+impl Homes {
+    /// Makes the homes of a section in which no slot has its home.
+    pub(super) fn new() -> Self {
+        Self(core::array::from_fn(|_| AtomicUsize::new(0)))
+    }
+
+    /// Returns whether `word` is the home of another slot than that of `home`.
+    #[inline]
+    pub(super) fn is_others(&self, home: Home, word: usize) -> bool {
+        let owner = self.0[word].load(Ordering::Relaxed);
+        owner != 0 && owner != home.slot
+    }
+
+    /// Makes `word` the home of the slot of `home`, unless it is another slot's home; returns
+    /// whether it did. The slot has two homes until it leaves one.
+    #[inline]
+    pub(super) fn claim(&self, home: Home, word: usize) -> bool {
+        // Relaxed, as everywhere in this file: advice.
+        let word = &self.0[word];
+        let owner = word.load(Ordering::Relaxed);
+        owner == home.slot
+            || owner == 0
+                && word.compare_exchange(0, home.slot, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// Makes `word` the home of the slot of `home`, whosever home it is.
+    pub(super) fn share(&self, home: Home, word: usize) {
+        self.0[word].store(home.slot, Ordering::Relaxed);
+    }
+
+    /// Makes `word` no slot's home, if it is that of `home`.
+    pub(super) fn leave(&self, home: Home, word: usize) {
+        if self.0[word].load(Ordering::Relaxed) == home.slot {
+            self.0[word].store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Mutations that it catches: a claim of a word that is a home; a slot that ends the home of
+    /// another one.
+    #[test]
+    fn a_word_is_the_home_of_one_slot_until_that_slot_leaves() {
+        let homes = Homes::new();
+        let [one, other] = [0, 7].map(Home::new);
+        assert!(homes.claim(one, 3) && homes.claim(one, 3) && !homes.claim(other, 3));
+        assert!(homes.is_others(other, 3) && !homes.is_others(one, 3));
+        assert!(homes.claim(other, 2), "another word");
+        homes.leave(other, 3);
+        assert!(!homes.claim(other, 3), "not the other's to leave");
+        homes.share(other, 3);
+        homes.leave(one, 3);
+        assert!(!homes.claim(one, 3), "the last slot that settled is named");
+        homes.leave(other, 3);
+        assert!(!homes.is_others(one, 3) && homes.claim(one, 3));
+    }
+
+    #[test]
+    fn a_home_is_named_by_its_first_frame() {
+        let home = Home::new(0);
+        assert!(home.is_used() && home.start().is_none());
+        assert_eq!(home.at(0, 0).start(), Some(FrameNumber::new(0)));
+        assert_eq!(home.at(5, 2).start(), Some(FrameNumber::new(5 + 2 * HOME_FRAMES)));
+        assert!(!Home::none().is_used());
+    }
+}
