@@ -7,9 +7,10 @@ use std::cell::Cell;
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use page_frame::{Arena, Order, OutOfMemory, PageBlock, PageSource, SingleCpu};
-use slab::{Cache, Registry, Totals};
+use page_frame::{Arena, CacheName, Order, OutOfMemory, PageBlock, PageSource, SingleCpu};
+use slab::{Cache, Event, Registry, Totals};
 
 type Pages<'a> = &'a Arena<'a>;
 
@@ -58,6 +59,51 @@ fn an_idle_cache_gives_up_its_surplus_while_another_grows() {
         let after = idle.stats();
         assert_eq!(after.depot_magazines, 0);
         assert!(after.pages() <= 4, "only the CPU's magazines: {after:?}");
+        give(&growing, objects);
+    });
+}
+
+/// Mutations that it catches: a step of unlimited work; a pass that ends after its first step; one
+/// that visits a cache twice, and so releases what was needed.
+#[test]
+fn an_allocation_does_little_of_an_aging_pass() {
+    static PAGES: AtomicUsize = AtomicUsize::new(0);
+    static OBJECTS: AtomicUsize = AtomicUsize::new(0);
+    fn trace(_: &CacheName, event: Event) {
+        match event {
+            Event::SlabReleased { pages, .. } => PAGES.fetch_add(pages, Relaxed),
+            Event::MagazineEmptied { objects } => OBJECTS.fetch_add(objects, Relaxed),
+            _ => 0,
+        };
+    }
+    with_registry(|registry| {
+        let idle: [_; 4] = std::array::from_fn(|_| {
+            let builder = registry.cache("idle", layout(64)).depot_bytes(1 << 20);
+            builder.trace(&trace).build().expect("room")
+        });
+        // All objects wait in the depots.
+        for _ in 0..3 {
+            for cache in &idle {
+                give(cache, take(cache, 4_000));
+            }
+        }
+        let before: usize = idle.iter().map(pages_of).sum();
+        let growing = registry.cache("growing", layout(1000)).build().expect("room");
+        let (mut objects, mut most) = (Vec::new(), [0; 2]);
+        let seen = || [&OBJECTS, &PAGES].map(|count| count.load(Relaxed));
+        for _ in 0..4_000 {
+            let start = seen();
+            objects.push(growing.allocate().expect("room"));
+            let end = seen();
+            for (most, count) in most.iter_mut().zip([end[0] - start[0], end[1] - start[1]]) {
+                *most = count.max(*most);
+            }
+        }
+        let after: usize = idle.iter().map(pages_of).sum();
+        assert!(before > 100 && after <= 3 * 4, "{before} pages, {after} at the end");
+        assert!(most[0] > 0 && most[1] > 0, "{most:?}");
+        // A step works for 32 objects, and exceeds that by a magazine of at most 60.
+        assert!(most[0] < 32 + 60 && most[1] < 32 + 60, "{most:?} objects and pages in one call");
         give(&growing, objects);
     });
 }

@@ -88,7 +88,7 @@ pub(crate) fn run() -> bool {
     );
     let memory = history(
         ["kmalloc", "kfree"],
-        [65_800, 2_475],
+        [14_300, 12_400],
         shrink,
         |random| heap.kmalloc(1 + random.below(2048)).ok(),
         // SAFETY: allocated by `kmalloc`, freed once.

@@ -4,6 +4,8 @@
 //! - A **visitor** looks at one cache after the other. It finds the next one under the lock, raises
 //!   that cache's count of visits, and looks at it with no lock held: the visitor may shrink the
 //!   cache, which calls the page source.
+//! - A **round** visits each cache once, with a call for each visit. The list keeps the cache at
+//!   which the round continues.
 //! - A cache leaves in three steps: it is **closed**, so that no new visit begins; the running
 //!   visits end; then it is unlinked. The CPU that destroys a cache waits for the visits: objects
 //!   that a visitor moves from magazines to the slabs would otherwise count as in use.
@@ -11,6 +13,7 @@
 //! # Invariants
 //! - I1: a cache in the list is alive. Its `next` is read and written under the lock.
 //! - I2: a cache that is visited stays in the list, so the visitor may continue with its `next`.
+//! - I3: `round` is null or a cache in the list. It is read and written under the lock.
 //!
 //! # Concurrency
 //! One lock, taken through `PerCpu::lock_token`. The end of a visit is a Release that pairs with
@@ -75,18 +78,24 @@ impl<T: Listed> Drop for Visit<T> {
 /// The caches that users made.
 #[derive(Debug)]
 pub(crate) struct CacheList<T> {
-    first: IrqLock<First<T>>,
+    places: IrqLock<Places<T>>,
 }
 
+/// Places of the list.
 #[derive(Debug)]
-struct First<T>(*mut T);
+struct Places<T> {
+    first: *mut T,
+    /// The cache that the round visits next; null at its end.
+    round: *mut T,
+}
 
 // SAFETY: the list uses the caches by shared reference, which is sound on any CPU as `T` is Sync.
-unsafe impl<T: Sync> Send for First<T> {}
+unsafe impl<T: Sync> Send for Places<T> {}
 
 impl<T: Listed> CacheList<T> {
     pub(crate) fn new() -> Self {
-        Self { first: IrqLock::new(First(core::ptr::null_mut())) }
+        let nothing = core::ptr::null_mut();
+        Self { places: IrqLock::new(Places { first: nothing, round: nothing }) }
     }
 
     /// Adds a cache. Returns whether that succeeded: it fails in an interrupt handler that finds
@@ -96,11 +105,11 @@ impl<T: Listed> CacheList<T> {
     /// 1. `cache` is alive, in no list, and lives until [`unlink`](Self::unlink).
     pub(crate) unsafe fn link<C: Cpu>(&self, cache: NonNull<T>, locking: &CacheSlots<C>) -> bool {
         let token = locking.lock_token();
-        let Some(mut first) = token.lock(&self.first) else { return false };
+        let Some(mut places) = token.lock(&self.places) else { return false };
         // SAFETY: clause 1 of `set_next`: the cache is alive (clause 1), and the list's lock is
         // held.
-        unsafe { Self::set_next(cache, first.0) };
-        first.0 = cache.as_ptr();
+        unsafe { Self::set_next(cache, places.first) };
+        places.first = cache.as_ptr();
         true
     }
 
@@ -114,6 +123,46 @@ impl<T: Listed> CacheList<T> {
         }
     }
 
+    /// Begins a round: the calls of [`visit_next`](Self::visit_next) that follow visit each cache.
+    pub(crate) fn begin_round<C: Cpu>(&self, locking: &CacheSlots<C>) {
+        let token = locking.lock_token();
+        if let Some(mut places) = token.lock(&self.places) {
+            places.round = places.first;
+        }
+    }
+
+    /// Calls `look` with the next cache of the round that is not closed, as [`visit`](Self::visit)
+    /// does. `look` returns whether the round goes on to the cache after it; otherwise the next
+    /// call visits the same cache. Returns false at the end of the round, or if the context that
+    /// this one interrupted holds the lock.
+    pub(crate) fn visit_next<C: Cpu>(
+        &self,
+        locking: &CacheSlots<C>,
+        look: impl FnOnce(&T) -> bool,
+    ) -> bool {
+        let begin = || {
+            let token = locking.lock_token();
+            let mut places = token.lock(&self.places)?;
+            // SAFETY: clause 1 of `begin_at`: I3, and we hold the lock.
+            let visit = unsafe { Self::begin_at(places.round) };
+            places.round = visit.as_ref().map_or(core::ptr::null_mut(), |it| it.cache.as_ptr());
+            visit
+        };
+        let Some(visit) = begin() else { return false };
+        if look(visit.cache()) {
+            let token = locking.lock_token();
+            // Another round may have begun.
+            if let Some(mut places) = token.lock(&self.places) {
+                if places.round == visit.cache.as_ptr() {
+                    // SAFETY: clause 1 of `next`: visited, so by I2 and I1 alive, and we hold the
+                    // lock.
+                    places.round = unsafe { Self::next(visit.cache) };
+                }
+            }
+        }
+        true
+    }
+
     /// Begins a visit to the cache after `cache`, which is being visited, or to the first. `None`
     /// at the end of the list, or if the context that this one interrupted holds the lock.
     fn begin_visit<C: Cpu>(
@@ -122,10 +171,20 @@ impl<T: Listed> CacheList<T> {
         locking: &CacheSlots<C>,
     ) -> Option<Visit<T>> {
         let token = locking.lock_token();
-        let first = token.lock(&self.first)?;
+        let places = token.lock(&self.places)?;
         // SAFETY: clause 1 of `next`: the cache is visited, so by I2 and I1 alive, and we hold the
         // lock.
-        let mut next = cache.map_or(first.0, |cache| unsafe { Self::next(cache) });
+        let next = cache.map_or(places.first, |cache| unsafe { Self::next(cache) });
+        // SAFETY: clause 1 of `begin_at`: the first cache, or one after another, and we hold the
+        // lock.
+        unsafe { Self::begin_at(next) }
+    }
+
+    /// Begins a visit to the first cache from `next` on that is not closed.
+    ///
+    /// # Safety
+    /// 1. `next` is null or a cache in the list, and the caller holds the lock.
+    unsafe fn begin_at(mut next: *mut T) -> Option<Visit<T>> {
         while let Some(cache) = NonNull::new(next) {
             // SAFETY: I1: a cache in the list is alive.
             let visits = &unsafe { cache.as_ref() }.node().visits;
@@ -147,7 +206,7 @@ impl<T: Listed> CacheList<T> {
     pub(crate) fn close<C: Cpu>(&self, cache: &T, locking: &CacheSlots<C>) -> bool {
         {
             let token = locking.lock_token();
-            let Some(_first) = token.lock(&self.first) else { return false };
+            let Some(_places) = token.lock(&self.places) else { return false };
             // Relaxed: read for this bit only under the lock.
             cache.node().visits.fetch_or(CLOSED, Ordering::Relaxed);
         }
@@ -172,15 +231,18 @@ impl<T: Listed> CacheList<T> {
     /// 1. `cache` is in the list and closed.
     pub(crate) unsafe fn unlink<C: Cpu>(&self, cache: NonNull<T>, locking: &CacheSlots<C>) -> bool {
         let token = locking.lock_token();
-        let Some(mut first) = token.lock(&self.first) else { return false };
+        let Some(mut places) = token.lock(&self.places) else { return false };
         // SAFETY: clause 1 of `next`: the cache is in the list, so alive (I1), and we hold the
         // lock.
         let next = unsafe { Self::next(cache) };
-        if first.0 == cache.as_ptr() {
-            first.0 = next;
+        if places.round == cache.as_ptr() {
+            places.round = next;
+        }
+        if places.first == cache.as_ptr() {
+            places.first = next;
             return true;
         }
-        let mut before = NonNull::new(first.0);
+        let mut before = NonNull::new(places.first);
         while let Some(other) = before {
             // SAFETY: I1, under the lock.
             let after = unsafe { Self::next(other) };
@@ -220,8 +282,8 @@ impl<T: Listed> CacheList<T> {
     /// Returns whether `cache` is in the list, closed or not.
     pub(crate) fn contains<C: Cpu>(&self, cache: NonNull<T>, locking: &CacheSlots<C>) -> bool {
         let token = locking.lock_token();
-        let first = token.lock(&self.first).expect("no code holds the lock");
-        let mut next = first.0;
+        let places = token.lock(&self.places).expect("no code holds the lock");
+        let mut next = places.first;
         while let Some(other) = NonNull::new(next) {
             if other == cache {
                 return true;

@@ -16,6 +16,7 @@
 use core::ptr::NonNull;
 
 use crate::percpu::magazine::{CAPACITIES, Chain, Magazine};
+use crate::slabs::clock::Work;
 
 /// The default of a depot's initial capacity, in bytes of free objects in full magazines.
 ///
@@ -104,10 +105,19 @@ impl Depot {
         [self.full.take(), self.empty.take()]
     }
 
-    /// Takes the magazines that were not needed since the last aging pass, full and empty ones, and
-    /// restarts the count.
-    pub(crate) fn age(&mut self) -> [Chain; 2] {
-        [self.full.age(), self.empty.age()]
+    /// Takes the magazines that were not needed since the last aging pass, as far as `work` allows:
+    /// from stage 0 on the full ones, and from stage 1 on the empty ones. Returns them, and the
+    /// stage at which the next call continues; 2 at the end.
+    pub(crate) fn age(&mut self, stage: usize, work: &mut Work) -> ([Chain; 2], usize) {
+        let (full, is_all) = match stage {
+            0 => self.full.age(work, Magazine::capacity),
+            _ => (Chain::new(), true),
+        };
+        if !is_all {
+            return ([full, Chain::new()], 0);
+        }
+        let (empty, is_all) = self.empty.age(work, |_| Work::SLAB);
+        ([full, empty], if is_all { 2 } else { 1 })
     }
 }
 
@@ -188,17 +198,22 @@ impl Stack {
         self.chain.take()
     }
 
-    fn age(&mut self) -> Chain {
+    /// Takes the magazines that were not needed since the last aging pass, each of which costs
+    /// `work_of` it, while work is left. Returns them, and whether these were all. If so, restarts
+    /// the count; otherwise the next call takes those that are left.
+    fn age(&mut self, work: &mut Work, work_of: fn(&Magazine) -> usize) -> (Chain, bool) {
         let mut surplus = Chain::new();
-        let count = self.least;
-        for _ in 0..count {
+        let mut left = self.least;
+        while left > 0 && work.is_left() {
             let Some(magazine) = self.pop() else { break };
+            work.spend(work_of(&magazine));
             surplus.push(magazine);
+            left -= 1;
+            self.missed = self.missed.saturating_sub(1);
         }
-        self.missed = self.missed.saturating_sub(count.min(u8::MAX.into()) as u8);
         self.refused = 0;
-        self.least = self.count;
-        surplus
+        self.least = if left > 0 { left } else { self.count };
+        (surplus, left == 0)
     }
 }
 

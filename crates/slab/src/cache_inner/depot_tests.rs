@@ -49,6 +49,13 @@ fn taken(depot: &mut Depot, memory: &mut Memory, count: usize) -> usize {
     taken
 }
 
+/// Takes all magazines that were not needed since the last pass.
+fn aged(depot: &mut Depot) -> [Chain; 2] {
+    let (chains, next) = depot.age(0, &mut Work::unlimited());
+    assert_eq!(next, 2, "the end");
+    chains
+}
+
 /// A depot with room for eight objects.
 fn for_eight() -> Depot {
     Depot::new(places_for(USUAL_ROOM, USUAL_ROOM / 8))
@@ -155,15 +162,46 @@ fn aging_takes_the_minimum_held_since_the_last_pass() {
     let count = |chains: [Chain; 2]| chains.map(|chain| chain.iter().count());
     assert_eq!(taken(&mut depot, &mut memory, 10), 10);
     assert!(depot.offer(memory.empty(FOUR)).is_none());
-    assert_eq!(count(depot.age()), [0, 0], "the depot held none at the last pass");
+    assert_eq!(count(aged(&mut depot)), [0, 0], "the depot held none at the last pass");
     for _ in 0..3 {
         assert!(depot.take_full(&mut None).is_some());
     }
     assert_eq!(taken(&mut depot, &mut memory, 2), 2);
-    assert_eq!(count(depot.age()), [7, 1], "seven at least, and the empty one");
+    assert_eq!(count(aged(&mut depot)), [7, 1], "seven at least, and the empty one");
     assert_eq!((depot.full_count(), depot.violated_invariant()), (2, None));
-    assert_eq!(count(depot.age()), [2, 0]);
-    assert_eq!(count(depot.age()), [0, 0]);
+    assert_eq!(count(aged(&mut depot)), [2, 0]);
+    assert_eq!(count(aged(&mut depot)), [0, 0]);
+}
+
+/// Mutations that it catches: a step that restarts the count, and so takes magazines that were
+/// needed; one that takes more than its work allows; one without an end.
+#[test]
+fn steps_take_together_what_one_pass_takes() {
+    let mut memory = Memory::default();
+    let mut depot = Depot::new(places_for(USUAL_ROOM, USUAL_ROOM / 256));
+    assert_eq!(taken(&mut depot, &mut memory, 50), 50);
+    _ = aged(&mut depot);
+    for _ in 0..3 {
+        assert!(depot.take_full(&mut None).is_some());
+    }
+    assert_eq!(taken(&mut depot, &mut memory, 3), 3);
+    assert!(depot.offer(memory.empty(FOUR)).is_none() && depot.offer(memory.empty(FOUR)).is_none());
+    let mut step = || {
+        let (chains, next) = depot.age(0, &mut Work::of_step());
+        assert_eq!(depot.violated_invariant(), None);
+        (chains.map(|chain| chain.iter().count()), next)
+    };
+    // 32 objects in magazines of four: 8 magazines a step, of the 47 that were not needed.
+    for _ in 0..5 {
+        assert_eq!(step(), ([8, 0], 0));
+    }
+    assert_eq!(step(), ([7, 0], 2), "no empty one was there at the last pass");
+    assert_eq!(step(), ([3, 2], 2), "and then the next pass");
+    assert!(depot.offer(memory.full(FOUR)).is_none());
+    _ = aged(&mut depot);
+    let mut work = Work::unlimited();
+    work.spend(usize::MAX);
+    assert!(depot.age(0, &mut work).1 == 0 && depot.full_count() == 1, "no work is left");
 }
 
 #[test]
@@ -171,7 +209,7 @@ fn aging_forgets_refused_magazines_and_takes_back_the_room_for_missed_ones() {
     let mut memory = Memory::default();
     let mut depot = for_eight();
     assert_eq!(taken(&mut depot, &mut memory, 3), 2, "one is refused");
-    _ = depot.age();
+    _ = aged(&mut depot);
     while depot.take_full(&mut None).is_some() {}
     assert_eq!(taken(&mut depot, &mut memory, 5), 2, "forgotten, so not missed");
     // Three are refused, and two of them missed.
@@ -179,12 +217,12 @@ fn aging_forgets_refused_magazines_and_takes_back_the_room_for_missed_ones() {
         while depot.take_full(&mut None).is_some() {}
         assert_eq!(taken(&mut depot, &mut memory, 5), room);
     }
-    _ = depot.age();
+    _ = aged(&mut depot);
     // The stack held one magazine more than it needed.
     for _ in 0..3 {
         assert!(depot.take_full(&mut None).is_some());
     }
-    assert_eq!(depot.age()[0].iter().count(), 1);
+    assert_eq!(aged(&mut depot)[0].iter().count(), 1);
     assert_eq!(taken(&mut depot, &mut memory, 9), 3, "room for one of the two that were missed");
 }
 

@@ -10,6 +10,7 @@ use crate::cache_inner::slab_transfer::{Backing, DrainGuard};
 use crate::patience::Patience;
 use crate::percpu::magazine::{Chain, Magazine};
 use crate::percpu::slot::CpuSlot;
+use crate::slabs::clock::Work;
 use crate::system::System;
 use crate::trace::Event;
 
@@ -199,22 +200,25 @@ impl<C: Cpu> PerCpuCache<C> {
         draining
     }
 
-    /// Empties the magazines of the depot that were not needed since the last call. Returns the
-    /// pages released.
+    /// Empties the magazines of the depot that were not needed since the last aging pass, from
+    /// `stage` on as far as `work` allows, see [`Depot::age`]. Returns the pages released, and the
+    /// stage at which the next call continues.
     pub(crate) fn drain_idle<S: System<Cpus = C>>(
         &self,
         backing: &Backing<S>,
         patience: Patience,
-    ) -> usize {
-        let chains = {
+        stage: usize,
+        work: &mut Work,
+    ) -> (usize, usize) {
+        let aged = {
             let token = backing.environment().lock_token();
-            patience.lock(&token, &self.depot).map(|mut depot| depot.age())
+            patience.lock(&token, &self.depot).map(|mut depot| depot.age(stage, work))
         };
-        let Some([full, empty]) = chains else { return 0 };
+        let Some(([full, empty], next)) = aged else { return (0, 2) };
         let mut draining = DrainGuard { backing, full, empty, patience, pages: 0 };
         trace_emptied(backing, &draining.full);
         draining.drain();
-        draining.pages
+        (draining.pages, next)
     }
 
     /// Takes the depot's lock, and notes if another CPU holds it.

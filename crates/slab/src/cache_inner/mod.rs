@@ -45,6 +45,7 @@ use crate::patience::{Patience, Reclaim};
 use crate::percpu::magazine::{CAPACITIES, Magazine};
 use crate::percpu::slot::{CacheSlots, Push};
 use crate::slabs::Slabs;
+use crate::slabs::clock::Work;
 use crate::slabs::environment::Environment;
 use crate::slabs::settings::CacheSettings;
 use crate::system::System;
@@ -55,6 +56,11 @@ pub(crate) type ReclaimHook = &'static (dyn Fn() + Sync);
 /// Calls of one `reclaim` callback that may be inside it at the same time: from several CPUs, or
 /// nested, when the callback allocates. More are left out, so that such a recursion ends.
 const MAX_RECLAIM_CALLS: u16 = 8;
+
+/// The stages in which a cache ages.
+pub(crate) const AGING_STAGES: usize = SLAB_STAGE + 1;
+/// The stage that releases slabs.
+const SLAB_STAGE: usize = 2;
 
 /// Counts the end of a call, also when the callback panics.
 struct CallEnd<'c>(&'c AtomicU16);
@@ -319,25 +325,45 @@ impl<S: System> CacheInner<S> {
     /// Releases the magazines and empty slabs that were not needed since the last aging pass.
     /// Returns the pages released.
     pub(crate) fn release_idle(&self, patience: Patience) -> usize {
-        self.percpu.drain_idle(&self.backing, patience) + self.release_idle_slabs(patience)
+        self.release_idle_from(0, true, patience, &mut Work::unlimited()).0
     }
 
-    /// Ages the cache: releases the magazines and empty slabs that were not needed since the last
-    /// pass. Slabs that were empty before it stay if the cache has a destructor, or if the user has
-    /// set how many empty slabs stay.
-    pub(crate) fn age(&self) {
-        self.percpu.drain_idle(&self.backing, Patience::Try);
-        if self.backing.slabs.settings.destructor.is_none()
-            && self.backing.slabs.settings.keep_empty.is_none()
-        {
-            self.release_idle_slabs(Patience::Try);
+    /// Ages the cache from `stage` on, as far as `work` allows: releases the magazines and empty
+    /// slabs that were not needed since the last pass. Slabs that were empty before it stay if the
+    /// cache has a destructor, or if the user has set how many empty slabs stay. Returns the stage
+    /// at which the next call continues; [`AGING_STAGES`] at the end.
+    pub(crate) fn age(&self, stage: usize, work: &mut Work) -> usize {
+        work.spend(Work::CACHE);
+        let settings = &self.backing.slabs.settings;
+        let has_idle_slabs = settings.destructor.is_none() && settings.keep_empty.is_none();
+        self.release_idle_from(stage, has_idle_slabs, Patience::Try, work).1
+    }
+
+    /// Releases what was not needed since the last aging pass, from `stage` on as far as `work`
+    /// allows: full magazines in stage 0, empty ones in stage 1, and empty slabs in stage 2, if it
+    /// `has_idle_slabs`. Returns the pages released, and the stage at which the next call
+    /// continues.
+    fn release_idle_from(
+        &self,
+        stage: usize,
+        has_idle_slabs: bool,
+        patience: Patience,
+        work: &mut Work,
+    ) -> (usize, usize) {
+        let (pages, next) = match stage {
+            0 | 1 => self.percpu.drain_idle(&self.backing, patience, stage, work),
+            _ => (0, SLAB_STAGE),
+        };
+        if next < SLAB_STAGE {
+            return (pages, next);
         }
-    }
-
-    fn release_idle_slabs(&self, patience: Patience) -> usize {
-        let source = &self.backing.shared().slab_source;
+        if !has_idle_slabs {
+            return (pages, AGING_STAGES);
+        }
+        let (source, slabs) = (&self.backing.shared().slab_source, &self.backing.slabs);
         let note_idle = || self.backing.sizing.note_idle();
-        self.backing.slabs.release_idle(source, self.kept(), patience, note_idle)
+        let (released, is_all) = slabs.release_idle(source, self.kept(), patience, work, note_idle);
+        (pages + released, if is_all { AGING_STAGES } else { SLAB_STAGE })
     }
 
     /// Returns how many empty slabs no release may take: 0 while the cache is being destroyed.

@@ -283,9 +283,9 @@ impl<S: System> Registry<S> {
     /// magazines in CPU slots alone. Does nothing while another CPU ages the caches, or inside
     /// an interrupt that found a lock held. O(caches).
     ///
-    /// The registry ages its caches by itself, by the pages that they take and release. A system
-    /// with a clock calls this at intervals too: then caches release memory also when no cache
-    /// takes pages. Example: see [`Registry`].
+    /// The registry ages its caches by itself, by the pages that they take and release, a few
+    /// caches at each miss. A system with a clock calls this at intervals too: then caches release
+    /// memory also when no cache takes pages. Example: see [`Registry`].
     pub fn age(&self) {
         age(self.inner());
     }

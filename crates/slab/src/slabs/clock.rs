@@ -1,6 +1,6 @@
 //! The aging clock: measures time by traffic, as a library has no other clock.
 
-use page_frame::sync::{AtomicBool, AtomicUsize, Ordering};
+use page_frame::sync::{AtomicU8, AtomicUsize, Ordering};
 
 /// How much traffic there is between two passes, each of which visits every cache.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +20,51 @@ impl AgingPace {
     pub(crate) const BESIDE_TIME: Self = Self { parts: 8, min_traffic: 1024 };
 }
 
+/// How much work a step of an aging pass may do. The unit is the return of a free object to its
+/// slab, about 150 instructions. Other work counts as a number of such returns.
+#[derive(Debug)]
+pub(crate) struct Work(usize);
+
+impl Work {
+    /// The work of a look at a cache.
+    pub(crate) const CACHE: usize = 3;
+    /// The work of the release of a slab, or of the memory of a magazine.
+    pub(crate) const SLAB: usize = 4;
+
+    /// Returns the work of one step, which an allocation or a free does beside its own. A step
+    /// exceeds it by at most a magazine.
+    ///
+    /// Measured in a kernel with about 70 caches: 99.9 % of the calls of `kmalloc` took at most
+    /// 6,361 instructions with 32, and 13,554 with 64.
+    pub(crate) const fn of_step() -> Self {
+        Self(32)
+    }
+
+    pub(crate) const fn unlimited() -> Self {
+        Self(usize::MAX)
+    }
+
+    pub(crate) const fn is_left(&self) -> bool {
+        self.0 > 0
+    }
+
+    /// Returns how many parts of `amount` each may be done; at least one while work is left.
+    pub(crate) const fn parts(&self, amount: usize) -> usize {
+        self.0.div_ceil(amount)
+    }
+
+    pub(crate) const fn spend(&mut self, amount: usize) {
+        self.0 = self.0.saturating_sub(amount);
+    }
+}
+
+/// No pass is under way.
+const IDLE: u8 = 0;
+/// A step of a pass runs.
+const RUNNING: u8 = 1;
+/// A pass is under way, and none of its steps runs.
+const PAUSED: u8 = 2;
+
 /// Counts pages that caches take and return, and tells when the next aging pass is due.
 #[derive(Debug)]
 pub(crate) struct AgingClock {
@@ -28,10 +73,13 @@ pub(crate) struct AgingClock {
     pages: AtomicUsize,
     /// Pages taken and returned since the last pass.
     traffic: AtomicUsize,
-    /// Set while a pass runs.
-    is_running: AtomicBool,
-    /// Whether a pass is due. Not modelled by loom: it decides when caches are visited, and
-    /// nothing else.
+    /// [`IDLE`], [`RUNNING`] or [`PAUSED`].
+    state: AtomicU8,
+    /// Where the pass that is under way continues. Only the step that runs uses it. Not modelled by
+    /// loom, as it decides which caches are visited, and nothing else.
+    stage: core::sync::atomic::AtomicU8,
+    /// Whether a step of a pass is due. Not modelled by loom: it decides when caches are visited,
+    /// and nothing else.
     is_due: core::sync::atomic::AtomicBool,
 }
 
@@ -41,7 +89,8 @@ impl AgingClock {
             pace,
             pages: AtomicUsize::new(0),
             traffic: AtomicUsize::new(0),
-            is_running: AtomicBool::new(false),
+            state: AtomicU8::new(IDLE),
+            stage: core::sync::atomic::AtomicU8::new(0),
             is_due: core::sync::atomic::AtomicBool::new(false),
         }
     }
@@ -61,26 +110,53 @@ impl AgingClock {
         }
     }
 
-    /// Whether a pass is due.
+    /// Whether a step of a pass is due: the next one of the pass under way, or the first.
     #[inline]
     pub(crate) fn is_due(&self) -> bool {
         self.is_due.load(Ordering::Relaxed)
     }
 
-    /// Begins a pass, unless one is running. Dropping the result ends it, also when a hook panics.
-    pub(crate) fn begin(&self) -> Option<AgingPass<'_>> {
-        // Acquire: pairs with the Release at the end of a pass, though passes share nothing.
-        if self.is_running.swap(true, Ordering::Acquire) { None } else { Some(AgingPass(self)) }
+    /// Begins a step, unless one is running: the first of a pass, or the next one of the pass that
+    /// is under way. Dropping the result ends the pass, also when a hook panics.
+    pub(crate) fn begin(&self) -> Option<AgingStep<'_>> {
+        // Acquire: pairs with the Release at the end of a step; sees its stage.
+        match self.state.swap(RUNNING, Ordering::Acquire) {
+            RUNNING => None,
+            state => Some(AgingStep { clock: self, is_first: state == IDLE }),
+        }
     }
 }
 
-/// An aging pass that is running.
-pub(crate) struct AgingPass<'c>(&'c AgingClock);
+/// A step of an aging pass that is running.
+pub(crate) struct AgingStep<'c> {
+    clock: &'c AgingClock,
+    /// Whether it is the first one of its pass.
+    pub(crate) is_first: bool,
+}
 
-impl Drop for AgingPass<'_> {
+impl AgingStep<'_> {
+    /// Returns the stage that the step before this one left; 0 at first.
+    pub(crate) fn stage(&self) -> usize {
+        // Relaxed: the steps are ordered by their state.
+        if self.is_first { 0 } else { self.clock.stage.load(Ordering::Relaxed).into() }
+    }
+
+    /// Ends the step, but not the pass: the next step is due, and continues at `stage`, which is a
+    /// small number.
+    pub(crate) fn pause(self, stage: usize) {
+        let clock = self.clock;
+        core::mem::forget(self);
+        clock.stage.store(stage as u8, Ordering::Relaxed);
+        // Release: pairs with the Acquire in `begin`.
+        clock.state.store(PAUSED, Ordering::Release);
+    }
+}
+
+impl Drop for AgingStep<'_> {
     fn drop(&mut self) {
-        self.0.traffic.store(0, Ordering::Relaxed);
-        self.0.is_due.store(false, Ordering::Relaxed);
-        self.0.is_running.store(false, Ordering::Release);
+        self.clock.traffic.store(0, Ordering::Relaxed);
+        self.clock.is_due.store(false, Ordering::Relaxed);
+        // Release: pairs with the Acquire in `begin`.
+        self.clock.state.store(IDLE, Ordering::Release);
     }
 }

@@ -297,18 +297,24 @@ impl SlabSet {
         Some(header)
     }
 
-    /// Returns how many empty slabs were not needed since the last aging pass, and restarts the
-    /// count. `None` if objects were taken or given since: the set is in use. In an idle set,
-    /// halves the count of missed slabs, and forgets those that were released: to take them
-    /// again is not soon after.
-    pub(crate) fn age(&mut self) -> Option<usize> {
-        let empty = self.empty_slabs_at_most();
-        let fewest = core::mem::replace(&mut self.fewest_empty, empty);
-        if core::mem::take(&mut self.was_used) {
+    /// Returns how many empty slabs were not needed since the last aging pass. If these are at most
+    /// `most`, restarts the count. Otherwise the caller releases `most`, and the next call returns
+    /// those that are left. `None` if objects were taken or given since: the set is in use. In an
+    /// idle set, halves the count of missed slabs, and forgets those that were released: to take
+    /// them again is not soon after.
+    pub(crate) fn age(&mut self, most: usize) -> Option<usize> {
+        let fewest = usize::from(self.fewest_empty);
+        let was_used = core::mem::take(&mut self.was_used);
+        if fewest > most && !was_used {
+            self.fewest_empty -= most as u16;
+            return Some(fewest);
+        }
+        self.fewest_empty = self.empty_slabs_at_most();
+        if was_used {
             return None;
         }
         (self.missed, self.released) = (self.missed / 2, 0);
-        Some(fewest as usize)
+        Some(fewest)
     }
 
     fn note_fewest(&mut self) {

@@ -210,11 +210,11 @@ fn aging_returns_the_minimum_of_empty_slabs_in_an_idle_set() {
     for _ in 0..4 {
         memory.add(&mut set, 1);
     }
-    assert_eq!(set.age(), Some(0), "the set had no slab at the last pass");
-    assert_eq!(set.age(), Some(4));
+    assert_eq!(set.age(usize::MAX), Some(0), "the set had no slab at the last pass");
+    assert_eq!(set.age(usize::MAX), Some(4));
     let objects = take(&mut set, 2 * CAPACITY);
-    assert_eq!((set.empty_slabs(), set.age()), (2, None), "the set is in use");
-    assert_eq!(set.age(), Some(2));
+    assert_eq!((set.empty_slabs(), set.age(usize::MAX)), (2, None), "the set is in use");
+    assert_eq!(set.age(usize::MAX), Some(2));
     let [one, ..] = objects[..] else { panic!("objects were taken") };
     let slab = set.list(ListName::Full).iter().find(|slab| {
         // SAFETY: in the set, so alive.
@@ -222,10 +222,36 @@ fn aging_returns_the_minimum_of_empty_slabs_in_an_idle_set() {
         slab.index_of(&BEST, one.addr().get()).0 < CAPACITY
     });
     give(&mut set, slab.expect("its slab is full"), one);
-    assert_eq!(set.age(), None, "a free is a use too");
+    assert_eq!(set.age(usize::MAX), None, "a free is a use too");
     assert!(set.pop_empty(1, &BEST).is_some());
     memory.add(&mut set, 1);
-    assert_eq!((set.empty_slabs(), set.age()), (2, Some(1)), "one at least, between the two");
+    assert_eq!(
+        (set.empty_slabs(), set.age(usize::MAX)),
+        (2, Some(1)),
+        "one at least, between the two"
+    );
+}
+
+/// Mutations that it catches: a step that restarts the count before the last one; one that halves
+/// the count of missed slabs too.
+#[test]
+fn steps_of_aging_return_together_what_one_pass_returns() {
+    let (mut memory, mut set) = (Memory::default(), SlabSet::new());
+    set.note_released(4);
+    for _ in 0..9 {
+        memory.add(&mut set, 1);
+    }
+    let objects = take(&mut set, 2 * CAPACITY);
+    _ = set.age(usize::MAX);
+    assert_eq!((objects.len(), set.empty_slabs(), set.missed()), (2 * CAPACITY, 7, 4));
+    memory.add(&mut set, 1);
+    let mut step = || {
+        let idle = set.age(3).expect("no object was taken or given");
+        let released = (0..idle.min(3)).filter(|_| set.pop_empty(0, &BEST).is_some()).count();
+        (idle, released, set.missed())
+    };
+    assert_eq!([step(), step(), step()], [(7, 3, 4), (4, 3, 4), (1, 1, 2)]);
+    assert_eq!(set.empty_slabs(), 1, "it was added since the last pass");
 }
 
 #[test]
@@ -239,7 +265,7 @@ fn released_slabs_that_are_fetched_again_are_missed_until_memory_is_short() {
         assert_eq!(set.missed(), missed);
     }
     set.note_released(1000);
-    assert!(set.age().is_some());
+    assert!(set.age(usize::MAX).is_some());
     assert_eq!(set.missed(), 1, "halved in an idle set");
     memory.add(&mut set, 1);
     assert_eq!(set.missed(), 1, "and those released before are forgotten");

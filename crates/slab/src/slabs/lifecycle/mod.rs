@@ -20,6 +20,7 @@ use page_frame::OutOfMemory;
 use crate::hardening::presets::{Hardening, Off};
 use crate::patience::{Patience, Reclaim};
 use crate::slabs::chain::FreedChain;
+use crate::slabs::clock::Work;
 use crate::slabs::layout::header::SlabHeader;
 use crate::slabs::layout::links::MARK_CACHED;
 use crate::slabs::lifecycle::build::{BlockGuard, prepare_objects, take_block, write_header};
@@ -33,6 +34,10 @@ use crate::trace::Event;
 /// Maximum number of slabs that one call makes, for a caller that wants more objects than one slab
 /// has: a guess.
 const MAX_GROWN_AT_ONCE: usize = 8;
+
+/// Maximum number of surplus slabs that one call releases, besides those that became empty by it. A
+/// large surplus is there after the limit of empty slabs has been lowered. A guess.
+const MOST_SURPLUS: usize = 8;
 
 impl Slabs {
     /// Takes up to `wanted` objects, at least one; makes a slab if none has a free object, and
@@ -142,7 +147,9 @@ impl Slabs {
                     Patience::Try if self.settings.destructor.is_some() => usize::MAX,
                     _ => self.empty_slabs_kept(&set),
                 };
-                self.pop_empty(&mut set, keep, usize::MAX, &mut surplus);
+                // Each object makes at most one slab empty, so the surplus becomes smaller.
+                let most = objects.len() + MOST_SURPLUS;
+                self.pop_empty(&mut set, keep, most, &mut surplus);
                 set.note_released(surplus.count());
             } else {
                 let free = |chain: &mut FreedChain| self.give_unlocked(chain);
@@ -187,24 +194,32 @@ impl Slabs {
         self.release_all(source, surplus)
     }
 
-    /// Releases the empty slabs that were not needed since the last call, but keeps `keep`; calls
-    /// `note_idle` if no object was taken or given since. Returns the pages released.
+    /// Releases the empty slabs that were not needed since the last aging pass, but keeps `keep`,
+    /// and does at most `work`; calls `note_idle` if no object was taken or given since. Returns
+    /// the pages released, and whether these were all.
     pub(crate) fn release_idle<S: System>(
         &self,
         source: &SlabSource<S>,
         keep: usize,
         patience: Patience,
+        work: &mut Work,
         note_idle: impl Fn(),
-    ) -> usize {
+    ) -> (usize, bool) {
         let mut surplus = SlabList::new();
+        let most = work.parts(Work::SLAB);
+        let is_done;
         {
             let token = source.environment.lock_token();
-            let Some(mut set) = self.lock_sorted::<S>(&token, patience) else { return 0 };
-            let Some(idle) = set.age() else { return 0 };
-            note_idle();
-            self.pop_empty(&mut set, keep, idle, &mut surplus);
+            let Some(mut set) = self.lock_sorted::<S>(&token, patience) else { return (0, true) };
+            let Some(idle) = set.age(most) else { return (0, true) };
+            is_done = idle <= most;
+            if is_done {
+                note_idle();
+            }
+            self.pop_empty(&mut set, keep, idle.min(most), &mut surplus);
         }
-        self.release_all(source, surplus)
+        work.spend(surplus.count() * Work::SLAB);
+        (self.release_all(source, surplus), is_done)
     }
 
     /// Makes a slab: all objects constructed and free, in no list.
