@@ -144,6 +144,8 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// take locks and ask the page source. Larger requests take whole pages, exactly as many as
     /// needed where the source can. Example: see [`Kmalloc`].
     ///
+    /// Longest path counted: 21,905 instructions for up to 2,048 bytes (`allocate`).
+    ///
     /// # Errors
     /// [`OutOfMemory`] when neither a slab nor the page source has room, and for sizes and
     /// alignments beyond the largest block ([`Order::MAX`](page_frame::Order::MAX)).
@@ -216,7 +218,8 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
 
     /// Allocates memory for `layout` that reads as zero, up to its
     /// [`usable_size`](Self::usable_size). Skips the zeroing if the page source says that its pages
-    /// are zero. Otherwise O(bytes). Example: see [`Kmalloc`].
+    /// are zero. Otherwise O(bytes). Longest path counted: 10,742 instructions for up to 2,048
+    /// bytes (`kzalloc`). Example: see [`Kmalloc`].
     ///
     /// # Errors
     /// As [`allocate`](Self::allocate).
@@ -257,6 +260,9 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     }
 
     /// Frees an allocation of any size. Costs one load more than [`free_sized`](Self::free_sized).
+    /// Longest path counted: 25,390 instructions for up to 2,048 bytes (`kfree`), 1,920 for up to
+    /// 512 KiB (`kfree-large`), 34,654 for up to 2,048 bytes under [`Hardened`](slab::Hardened)
+    /// (`hardened-kfree`).
     ///
     /// An address at which no allocation starts is a [fault](page_frame::Fault) if the page map
     /// shows it. These are memory of another source, freed or interior pages of large allocations,
@@ -312,7 +318,8 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     }
 
     /// Frees an allocation for `layout`. A hit is a push in the caller's CPU slot, without a
-    /// look-up. A miss may take locks. Example: see [`Kmalloc`].
+    /// look-up. A miss may take locks. Longest path counted: 28,566 instructions for up to 2,048
+    /// bytes (`free-sized`). Example: see [`Kmalloc`].
     ///
     /// # Safety
     /// 1. `start` came from this allocator for `layout` and has not been freed since.

@@ -17,7 +17,8 @@ impl<S: System, K: Hardening> Cache<S, K> {
     /// one, and writes them there; returns how many. Fewer than `objects.len()` means that memory
     /// ran out. If a constructor panics, none is allocated.
     ///
-    /// Enters the CPU slot once for all objects that its magazines hold.
+    /// Enters the CPU slot once for all objects that its magazines hold. O(objects).
+    /// Longest path counted: 743 instructions an object of 16 (`cache-many-allocate`).
     ///
     /// ```
     /// # use core::{alloc::Layout, mem::MaybeUninit, ptr::NonNull};
@@ -41,8 +42,8 @@ impl<S: System, K: Hardening> Cache<S, K> {
 
     /// Frees objects, as [`free`](Self::free) does one. Enters the CPU slot once for all objects
     /// that its magazines have room for. If code of the user panics meanwhile, all are freed all
-    /// the same.
-    /// Example: see [`Cache::allocate_many`].
+    /// the same. O(objects). Longest path counted: 971 instructions an object of 16
+    /// (`cache-many-free`). Example: see [`Cache::allocate_many`].
     ///
     /// # Safety
     /// 1. All clauses of [`free`](Self::free), for each of `objects`; none is there twice.

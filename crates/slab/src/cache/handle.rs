@@ -109,8 +109,12 @@ impl<S: System, K: Hardening> Cache<S, K> {
     /// Allocates an object: in constructed state, if there is a constructor; otherwise with
     /// arbitrary content.
     ///
-    /// A hit is a pop in the caller's CPU slot. A miss may take locks and ask the page source.
-    /// Example: see [`Cache`].
+    /// A hit is a pop in the caller's CPU slot. A miss may take locks and ask the page source: at
+    /// most O(objects of a magazine or a slab). Example: see [`Cache`].
+    ///
+    /// Longest path counted: 11,690 instructions with objects of 192 bytes (`cache-allocate`),
+    /// 7,479 with 8 bytes (`cache-8-allocate`), 21,465 with 2,048 bytes (`cache-2048-allocate`),
+    /// 1,766 when the page source has no page (`cache-fail`).
     ///
     /// # Errors
     /// [`OutOfMemory`] when no slab has an object free and the page source has no block.
@@ -196,7 +200,12 @@ impl<S: System, K: Hardening> Cache<S, K> {
     ///
     /// A hit is a push in the caller's CPU slot; a miss may take locks. Freeing the object that
     /// this CPU freed last a second time is a [fault](page_frame::Fault) at once. Pointers that are
-    /// not objects of this cache are found when the magazine is emptied into the slabs.
+    /// not objects of this cache are found when the magazine is emptied into the slabs. A miss
+    /// returns at most the objects of a few magazines to their slabs, and the slabs that this
+    /// empties to the page source.
+    ///
+    /// Longest path counted: 37,117 instructions with objects of 192 bytes (`cache-free`), 12,209
+    /// with 8 bytes (`cache-8-free`), 40,341 with 2,048 bytes (`cache-2048-free`).
     ///
     /// If code of the user panics meanwhile (a destructor, or a shrinker that the page source
     /// calls), the object is freed all the same. Only a fault leaves it as it is.
@@ -320,7 +329,8 @@ impl<S: System, K: Hardening> Cache<S, K> {
 
     /// Releases all pages that hold no object in use, except the slabs that
     /// [`keep_at_least`](crate::CacheBuilder::keep_at_least) keeps; returns how many. Waits for
-    /// locks. Example: see [`Cache`].
+    /// locks. O(free objects). Longest path counted: 212 instructions an object of 2,000 that are
+    /// free (`cache-shrink`). Example: see [`Cache`].
     pub fn shrink_all(&self) -> usize {
         let released = self.inner().shrink(usize::MAX, Patience::Wait);
         age_if_due(self.registry());
@@ -328,7 +338,8 @@ impl<S: System, K: Hardening> Cache<S, K> {
     }
 
     /// Destroys the cache. Waits for locks, and for shrinkers and statistics that visit this cache.
-    /// Example: see [`Cache`].
+    /// O(free objects). Longest path counted: 1,480 instructions after a
+    /// [`shrink_all`](Self::shrink_all) (`cache-destroy`). Example: see [`Cache`].
     ///
     /// # Errors
     /// [`Busy`], with the cache, when objects are in use.

@@ -65,6 +65,9 @@ impl Hardening for Off {}
 /// Checks against attackers: marks, canaries, shuffled slabs, and poison, which shows writes to a
 /// free object.
 ///
+/// Longest path counted: 23,652 instructions to allocate an object of 192 bytes
+/// (`hardened-allocate`), 32,984 to free it (`hardened-free`).
+///
 /// ```
 /// # use core::{alloc::Layout, mem::MaybeUninit};
 /// # use page_frame::{Arena, SingleCpu};
@@ -98,6 +101,9 @@ impl Hardening for Hardened {
 }
 
 /// All checks, for debugging.
+///
+/// Longest path counted: 23,915 instructions to allocate an object of 192 bytes
+/// (`debugging-allocate`), 43,229 to free it (`debugging-free`).
 ///
 /// ```
 /// # use core::{alloc::Layout, mem::MaybeUninit};
