@@ -85,6 +85,11 @@ pub(crate) unsafe fn adopt(number: usize) {
     unsafe { write_register(GS_BASE, address) };
 }
 
+/// Returns the number of CPUs that answer to fences.
+pub(crate) fn online() -> usize {
+    PER_CPU.iter().filter(|cpu| cpu.is_online.load(Ordering::SeqCst)).count()
+}
+
 /// Says that this CPU answers to fences from now on, or no longer.
 pub(crate) fn set_online(online: bool) {
     // SeqCst: before the next look of `fence_all`, which reads it before it sends.
