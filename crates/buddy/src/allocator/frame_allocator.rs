@@ -220,9 +220,9 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FrameAllocator<'m, C, T, CHECKED
     /// O(1) up to the area's order, else O(areas of the block). Up to order 9 the block usually
     /// stays in the CPU's slot. Example: see [`FrameAllocator`].
     ///
-    /// Longest path counted: 7,065 instructions for random orders up to 3 (`page-free`), 3,317 for
-    /// order 3 (`page-3-free`), 1,743 for order 6 (`page-6-free`), 800 for order 9 (`page-9-free`),
-    /// 806 for order 12 (`page-12-free`), 62 when little memory is free (`page-scarce-free`).
+    /// Longest path counted: 7,069 instructions for random orders up to 3 (`page-free`), 3,317 for
+    /// order 3 (`page-3-free`), 1,743 for order 6 (`page-6-free`), 808 for order 9 (`page-9-free`),
+    /// 822 for order 12 (`page-12-free`), 62 when little memory is free (`page-scarce-free`).
     ///
     /// # Errors
     /// A [`Fault`] when no such block is allocated. Then nothing has changed.
@@ -256,8 +256,8 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FrameAllocator<'m, C, T, CHECKED
     /// Ranges with few frames in use are tried first. Runs of pages, slabs, and blocks of `order`
     /// and above are not moved. `relocate` may call the allocator; it must not free `from`.
     /// O(frames) for each range, and a call for each block in it; no lock. Longest path counted:
-    /// 129,072 instructions an area of memory, for order 3 with owners that refuse
-    /// (`page-compact-3`), 37,685 for order 9 (`page-compact-9`).
+    /// 129,081 instructions an area of memory, for order 3 with owners that refuse
+    /// (`page-compact-3`), 37,694 for order 9 (`page-compact-9`).
     ///
     /// Source: Linux's memory compaction (Gorman 2010).
     ///
@@ -330,7 +330,7 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FrameAllocator<'m, C, T, CHECKED
     /// Adds the frames of `range`, all of them free, with the metadata of their section in
     /// `metadata`.
     ///
-    /// O(areas of a section). It waits for no lock and allocates nothing. Longest path counted: 86
+    /// O(areas of a section). It waits for no lock and allocates nothing. Longest path counted: 87
     /// instructions an area of the section (`section-add`).
     ///
     /// ```
@@ -404,7 +404,7 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FrameAllocator<'m, C, T, CHECKED
     }
 
     /// Brings frames that are offline back into use. O(areas of the range). Longest path counted:
-    /// 93 instructions an area (`section-online`). Example: see [`FrameAllocator::add_section`].
+    /// 95 instructions an area (`section-online`). Example: see [`FrameAllocator::add_section`].
     ///
     /// # Errors
     /// [`HotplugError::Absent`], [`HotplugError::PartOfArea`], or [`HotplugError::InUse`] with the

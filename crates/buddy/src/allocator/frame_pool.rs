@@ -149,10 +149,10 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
     /// read-modify-write. A miss searches areas: O(areas) at worst. It never waits.
     /// Example: see [`FramePool`].
     ///
-    /// Longest path counted: 23,956 instructions for random orders up to 3 (`page-allocate`),
-    /// 59,256 for order 3 (`page-3-allocate`), 2,133 for order 6 (`page-6-allocate`), 1,218 for
-    /// order 9 (`page-9-allocate`), 1,146 for order 12 (`page-12-allocate`), 35,217 when little
-    /// memory is free (`page-scarce-allocate`), 1,059 an area of memory when the request fails
+    /// Longest path counted: 24,364 instructions for random orders up to 3 (`page-allocate`),
+    /// 60,160 for order 3 (`page-3-allocate`), 2,124 for order 6 (`page-6-allocate`), 1,333 for
+    /// order 9 (`page-9-allocate`), 1,217 for order 12 (`page-12-allocate`), 35,201 when little
+    /// memory is free (`page-scarce-allocate`), 1,060 an area of memory when the request fails
     /// (`page-fail`).
     ///
     /// # Errors
@@ -247,7 +247,7 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
     /// number of frames. It drains the slots of idle CPUs by take-over.
     ///
     /// It skips slots that a CPU is inside of, never waits for a lock and never allocates.
-    /// O(areas). Longest path counted: 1,748 instructions an area of memory (`page-drain`).
+    /// O(areas). Longest path counted: 1,752 instructions an area of memory (`page-drain`).
     /// Example: see [`FramePool`].
     pub fn drain(&self) -> usize {
         self.drain_until(usize::MAX)

@@ -21,11 +21,11 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// targets). Sizes that are powers of two are aligned to themselves, up to
     /// [`LARGEST`](crate::LARGEST).
     ///
-    /// Longest path counted: 11,481 instructions for up to 2,048 bytes (`kmalloc`), 13,842 for the
-    /// first request of a class (`kmalloc-first`), 17,562 for up to 512 KiB (`kmalloc-large`),
-    /// 17,409 for up to 2,048 bytes under [`Hardened`](slab::Hardened) (`hardened-kmalloc`). A
+    /// Longest path counted: 11,502 instructions for up to 2,048 bytes (`kmalloc`), 13,846 for the
+    /// first request of a class (`kmalloc-first`), 17,674 for up to 512 KiB (`kmalloc-large`),
+    /// 17,404 for up to 2,048 bytes under [`Hardened`](slab::Hardened) (`hardened-kmalloc`). A
     /// request that finds no page makes the page source reclaim: O(free objects of all caches), and
-    /// O(pages). Longest path counted: 813,440 instructions in 240 MiB (`kmalloc-scarce`).
+    /// O(pages). Longest path counted: 815,940 instructions in 240 MiB (`kmalloc-scarce`).
     ///
     /// ```
     /// # use kmalloc::Kmalloc;
@@ -96,7 +96,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
 
     /// Changes the size of what [`kmalloc`](Self::kmalloc) returned, or allocates if `start` is
     /// `None`. O(bytes) if it moves. Longest path counted: 1,149 instructions for up to 2,048 bytes
-    /// (`krealloc`), 37,912 for up to 512 KiB (`krealloc-large`).
+    /// (`krealloc`), 37,941 for up to 512 KiB (`krealloc-large`).
     /// Example: see [`Kmalloc::kmalloc`].
     ///
     /// # Errors

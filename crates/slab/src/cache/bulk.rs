@@ -18,7 +18,7 @@ impl<S: System, K: Hardening> Cache<S, K> {
     /// ran out. If a constructor panics, none is allocated.
     ///
     /// Enters the CPU slot once for all objects that its magazines hold. O(objects).
-    /// Longest path counted: 743 instructions an object of 16 (`cache-many-allocate`).
+    /// Longest path counted: 744 instructions an object of 16 (`cache-many-allocate`).
     ///
     /// ```
     /// # use core::{alloc::Layout, mem::MaybeUninit, ptr::NonNull};
