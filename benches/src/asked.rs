@@ -16,6 +16,12 @@ impl Asked {
         self.rows.is_empty() || self.rows.iter().any(|begin| row.starts_with(begin.as_str()))
     }
 
+    /// Whether the row called `row`, which takes minutes, is wanted: only if the command line names
+    /// it in full.
+    pub fn names(&self, row: &str) -> bool {
+        self.rows.iter().any(|name| name == row)
+    }
+
     /// Returns those of `contestants` that take part.
     pub fn among<'c, T>(&self, contestants: &'c [T]) -> &'c [T] {
         if self.alone { ours(contestants) } else { contestants }

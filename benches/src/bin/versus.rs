@@ -48,13 +48,10 @@ fn main() -> ExitCode {
                 .value_parser(value_parser!(PathBuf))
                 .help("Write the figures as JSON too; for all layers an array"),
         )
-        .arg(
-            Arg::new("row")
-                .long("row")
-                .value_name("NAME")
-                .action(ArgAction::Append)
-                .help("Only the rows whose name begins so; may be given again"),
-        )
+        .arg(Arg::new("row").long("row").value_name("NAME").action(ArgAction::Append).help(
+            "Only the rows whose name begins so; may be given again. Rows of pages with 1 TiB, \
+                     as bulk-0-allocate-1t, run only when named in full",
+        ))
         .arg(
             Arg::new("alone")
                 .long("alone")
@@ -114,14 +111,16 @@ fn measure_pages(asked: &Asked, each: &mut dyn FnMut(Row)) {
         });
         each(row.in_unit(workload.unit()));
     }
-    // Ours beside itself with eight times the memory, for which some rivals would need gibibytes of
-    // metadata.
+    // Ours beside itself with 64 GiB and 1 TiB of memory, for which some rivals would need
+    // gibibytes of metadata.
     for workload in Workload::ALL.into_iter().filter(|row| row.is_time()) {
-        let name = format!("{}-64g", workload.name());
-        if asked.wants(&name) {
+        let [larger, largest] = ["64g", "1t"].map(|size| format!("{}-{size}", workload.name()));
+        let larger = asked.wants(&larger).then_some((larger, 8));
+        let largest = asked.names(&largest).then_some((largest, 128));
+        for (name, times) in larger.into_iter().chain(largest) {
             let row =
                 Row::compare(name, benches::asked::ours(contestants), asked.rounds, |_, make| {
-                    pages::rows::measure(*make, workload, 8 * FRAMES)
+                    pages::rows::measure(*make, workload, times * FRAMES)
                 });
             each(row.in_unit(workload.unit()));
         }
