@@ -23,6 +23,8 @@
 //! | objects of any layout | [`Registry::cache`], [`Cache`] |
 //! | values of a Rust type, reset and reused | [`Registry::objects`], [`ObjectCache`] |
 //! | objects when memory has run out | [`Cache::mempool`], [`Cache::prefill`] |
+//! | readers without locks (RCU): frees that wait | [`GracePeriods`], [`DeferredFrees`] |
+//! | memory that keeps its type for them | [`CacheBuilder::type_stable`] |
 //! | a cache on each memory node | [`NumaCache`] |
 //! | double frees, overflows, writes after a free found | [`Hardened`], [`Hardening`] |
 //! | the kernel's function names | [`linux`] |
@@ -53,6 +55,7 @@
 mod cache;
 mod cache_inner;
 mod debug;
+mod grace;
 mod hardening;
 pub mod linux;
 mod own_memory;
@@ -65,6 +68,7 @@ mod trace;
 
 pub use cache::build_error::BuildError;
 pub use cache::builder::CacheBuilder;
+pub use cache::deferred::{DeferredFrees, GracePending};
 pub use cache::destroy::Busy;
 pub use cache::handle::Cache;
 pub use cache::mempool::{Mempool, Prefilled};
@@ -73,6 +77,7 @@ pub use cache::pooled::{Pooled, Reset};
 pub use cache::typed::ObjectCache;
 pub use cache_inner::stats::{CacheStats, SlabView, Totals};
 pub use debug::leaks::LiveObject;
+pub use grace::GracePeriods;
 pub use hardening::history::History;
 pub use hardening::presets::{Debugging, Hardened, Hardening, Off};
 pub use page_frame::CacheName;

@@ -14,6 +14,9 @@
 //! | `mempool_create_slab_pool` | [`Cache::mempool`] |
 //! | `mempool_alloc` | [`Mempool::allocate`](crate::Mempool::allocate) |
 //! | `mempool_free` | [`Mempool::free`](crate::Mempool::free) |
+//! | `kfree_rcu` | [`DeferredFrees::free`](crate::DeferredFrees::free) |
+//! | `kvfree_rcu_barrier` | [`DeferredFrees::wait`](crate::DeferredFrees::wait) |
+//! | `SLAB_TYPESAFE_BY_RCU` | [`type_stable`](crate::CacheBuilder::type_stable) |
 //! | `SLAB_HWCACHE_ALIGN` | [`line_aligned`](crate::CacheBuilder::line_aligned) |
 //! | `SLAB_POISON`, `SLAB_RED_ZONE`, `SLAB_STORE_USER` | [`Hardening`] |
 

@@ -123,6 +123,7 @@ impl<S: System, K: Hardening> CacheBuilder<'_, S, K> {
             is_internal: false,
             is_reclaimable: self.options.is_reclaimable,
             is_pinned: self.options.is_pinned,
+            grace: self.options.grace,
         };
         let sizing =
             MagazineSizing::new(usual_class(geometry.stride(), self.options.magazine_bytes));

@@ -7,6 +7,7 @@ use core::marker::PhantomData;
 use page_frame::{Order, Tag};
 
 use crate::cache::options::CacheOptions;
+use crate::grace::GracePeriods;
 use crate::hardening::presets::{Hardening, Off};
 use crate::registry::handle::Registry;
 use crate::slabs::settings::ObjectHook;
@@ -179,6 +180,57 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
     /// 2. Clause 1 holds on every CPU or thread that uses the registry.
     pub unsafe fn destructor(mut self, destructor: ObjectHook) -> Self {
         self.options.destructor = Some(destructor);
+        self
+    }
+
+    /// Keeps the type of the cache's memory for readers without locks, as `SLAB_TYPESAFE_BY_RCU`
+    /// does on Linux. A slab is released only after it was empty for a whole grace period of
+    /// `grace`, and its objects are destroyed only then. Objects are reused at once, so a reader
+    /// that finds one must check that it is still the one that it looked for.
+    ///
+    /// A slab that waits stays usable: an allocation may take it, and its wait begins anew when it
+    /// is empty again. Slabs that become empty while others wait begin to wait after them. Waiting
+    /// costs nothing in a hit. The cache asks for the end of a grace period when it looks for slabs
+    /// to release anyway: at frees beyond the magazines, aging passes and shrinks; no timer runs.
+    ///
+    /// [`Cache::shrink_all`](crate::Cache::shrink_all) and
+    /// [`Cache::destroy`](crate::Cache::destroy) call [`GracePeriods::wait`]. If that does not
+    /// wait, the waiting slabs stay, and `destroy` refuses with zero objects in use. Dropping such
+    /// a cache loses its waiting slabs to the page source.
+    ///
+    /// A preset with [poison](Hardening::POISON) does not poison such a cache.
+    ///
+    /// ```
+    /// # use core::{alloc::Layout, mem::MaybeUninit};
+    /// # use page_frame::{Arena, SingleCpu};
+    /// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+    /// # let arena = Arena::new(&mut memory)?;
+    /// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
+    /// # use std::sync::atomic::{AtomicU64, Ordering::{AcqRel, Acquire}};
+    /// use slab::GracePeriods;
+    /// struct Epochs(AtomicU64);
+    /// // SAFETY: clause 1: nothing is read in this example.
+    /// unsafe impl GracePeriods for Epochs {
+    ///     fn start(&self) -> u64 {
+    ///         self.0.load(Acquire) + 1
+    ///     }
+    ///     fn has_ended(&self, token: u64) -> bool {
+    ///         self.0.load(Acquire) >= token
+    ///     }
+    /// }
+    /// static EPOCHS: Epochs = Epochs(AtomicU64::new(0));
+    /// let files = registry.cache("file", Layout::new::<[u64; 32]>()).type_stable(&EPOCHS);
+    /// let files = files.build()?;
+    /// let file = files.allocate()?;
+    /// // SAFETY: clauses 1 and 2: allocated above, and not used any more.
+    /// unsafe { files.free(file) };
+    /// assert_eq!(files.shrink_all(), 0, "a reader may still look at it");
+    /// EPOCHS.0.fetch_add(1, AcqRel); // every reader has ended
+    /// assert!(files.shrink_all() > 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn type_stable(mut self, grace: &'static dyn GracePeriods) -> Self {
+        self.options.grace = Some(grace);
         self
     }
 

@@ -7,8 +7,10 @@ use core::ptr::NonNull;
 
 use page_frame::OutOfMemory;
 
+use crate::cache::deferred::DeferredFrees;
 use crate::cache::handle::Cache;
 use crate::cache::mempool::{Mempool, Prefilled};
+use crate::grace::GracePeriods;
 use crate::hardening::presets::{Hardening, is_any_on};
 use crate::system::System;
 
@@ -73,6 +75,16 @@ impl<S: System, K: Hardening> Cache<S, K> {
     /// [`OutOfMemory`] when the cache cannot provide that many; then nothing is held.
     pub fn prefill(&self, objects: usize) -> Result<Prefilled<'_, S, K>, OutOfMemory> {
         Prefilled::new(self, objects)
+    }
+
+    /// Makes a list of frees that wait for grace periods of `grace`, for up to `most` objects,
+    /// rounded up to whole magazines. Allocates nothing yet. Example: see [`DeferredFrees`].
+    pub fn deferred_frees<G: GracePeriods>(
+        &self,
+        grace: G,
+        most: usize,
+    ) -> DeferredFrees<'_, S, G, K> {
+        DeferredFrees::new(self, grace, most)
     }
 
     /// Allocates the rest of `objects`, after the first `had`.

@@ -36,7 +36,8 @@ pub struct Busy<C> {
     pub cache: C,
     /// The cache's name.
     pub name: CacheName,
-    /// How many objects are in use.
+    /// How many objects are in use. Zero if slabs wait for a grace period instead, see
+    /// [`type_stable`](crate::CacheBuilder::type_stable).
     pub objects: usize,
 }
 

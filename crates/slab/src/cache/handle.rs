@@ -94,7 +94,7 @@ impl<S: System, K: Hardening> Cache<S, K> {
         };
         let cut = |cache: &CacheInner<S>| {
             let slabs = &cache.slabs().settings;
-            (slabs.geometry, slabs.padding, slabs.size, slabs.is_pinned)
+            (slabs.geometry, slabs.padding, slabs.size, slabs.is_pinned, slabs.grace.is_some())
         };
         cut(ours) == cut(theirs) && hooks(&ours.slabs().settings) == hooks(&theirs.slabs().settings)
     }
@@ -329,20 +329,22 @@ impl<S: System, K: Hardening> Cache<S, K> {
 
     /// Releases all pages that hold no object in use, except the slabs that
     /// [`keep_at_least`](crate::CacheBuilder::keep_at_least) keeps; returns how many. Waits for
-    /// locks. O(free objects). Longest path counted: 212 instructions an object of 2,000 that are
-    /// free (`cache-shrink`). Example: see [`Cache`].
+    /// locks, and for grace periods where the cache is
+    /// [type-stable](crate::CacheBuilder::type_stable) and the machine can wait. O(free objects).
+    /// Longest path counted: 212 instructions an object of 2,000 that are free (`cache-shrink`).
+    /// Example: see [`Cache`].
     pub fn shrink_all(&self) -> usize {
         let released = self.inner().shrink(usize::MAX, Patience::Wait);
         age_if_due(self.registry());
         released
     }
 
-    /// Destroys the cache. Waits for locks, and for shrinkers and statistics that visit this cache.
-    /// O(free objects). Longest path counted: 1,480 instructions after a
-    /// [`shrink_all`](Self::shrink_all) (`cache-destroy`). Example: see [`Cache`].
+    /// Destroys the cache. Waits for locks, for shrinkers and statistics that visit this cache, and
+    /// as [`shrink_all`](Self::shrink_all) for grace periods. O(free objects). Longest path counted:
+    /// 1,480 instructions after a `shrink_all` (`cache-destroy`). Example: see [`Cache`].
     ///
     /// # Errors
-    /// [`Busy`], with the cache, when objects are in use.
+    /// [`Busy`], with the cache, when objects are in use, or slabs still wait for a grace period.
     pub fn destroy(self) -> Result<(), Busy<Self>> {
         // SAFETY: the handle is the cache's only one, and is used again only if the answer is an
         // error.

@@ -11,59 +11,12 @@ use core::ptr::NonNull;
 use page_frame::{IrqLock, OutOfMemory};
 
 use crate::cache::handle::Cache;
+use crate::cache::pool::Pool;
 use crate::cache_inner::CacheInner;
 use crate::hardening::presets::{Hardening, Off};
 use crate::patience::Patience;
-use crate::percpu::magazine::Chain;
 use crate::registry::aging::age_if_due;
 use crate::system::System;
-
-/// Objects of a cache in magazines, not yet checked for allocation.
-#[derive(Debug)]
-struct Pool {
-    filled: Chain,
-    empty: Chain,
-    objects: usize,
-}
-
-impl Pool {
-    const fn new() -> Self {
-        Self { filled: Chain::new(), empty: Chain::new(), objects: 0 }
-    }
-
-    /// Takes everything out.
-    fn take(&mut self) -> Self {
-        core::mem::replace(self, Self::new())
-    }
-
-    const fn objects(&self) -> usize {
-        self.objects
-    }
-
-    /// Takes an object out.
-    fn pop(&mut self) -> Option<NonNull<u8>> {
-        let mut magazine = self.filled.pop()?;
-        let object = magazine.pop();
-        self.objects -= 1;
-        let chain = if magazine.length() == 0 { &mut self.empty } else { &mut self.filled };
-        chain.push(magazine);
-        object
-    }
-
-    /// Puts in `object`, an object of the cache that the caller owns. Returns whether there was
-    /// room; the pool then owns the object.
-    fn push(&mut self, object: NonNull<u8>) -> bool {
-        let magazine = match self.filled.first() {
-            Some(first) if !first.is_full() => self.filled.pop(),
-            _ => self.empty.pop(),
-        };
-        let Some(mut magazine) = magazine else { return false };
-        magazine.push(object);
-        self.filled.push(magazine);
-        self.objects += 1;
-        true
-    }
-}
 
 /// A cache with a reserve of objects for when there is no memory. Dropping it frees the reserve to
 /// the cache.
@@ -231,9 +184,9 @@ fn fill<S: System, K: Hardening>(cache: &Cache<S, K>, count: usize) -> Result<Po
     while places < count {
         let magazine = inner.backing.new_magazine().ok_or(OutOfMemory)?;
         places += magazine.capacity();
-        filling.pool.empty.push(magazine);
+        filling.pool.push_empty(magazine);
     }
-    while filling.pool.objects < count {
+    while filling.pool.objects() < count {
         let place = inner.allocate_place::<K>()?;
         let has_room = filling.pool.push(place);
         debug_assert!(has_room, "I1: as many places as objects");
@@ -244,7 +197,8 @@ fn fill<S: System, K: Hardening>(cache: &Cache<S, K>, count: usize) -> Result<Po
 
 /// Frees everything in `pool`.
 fn drain<S: System>(inner: &CacheInner<S>, pool: Pool) {
-    inner.backing.drain(pool.filled, pool.empty, Patience::Wait);
+    let (filled, empty) = pool.into_chains();
+    inner.backing.drain(filled, empty, Patience::Wait);
 }
 
 /// A pool that is being filled. Dropping it frees what is in it.

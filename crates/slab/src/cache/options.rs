@@ -6,6 +6,7 @@ use page_frame::{CacheName, Order, Tag};
 
 use crate::cache_inner::depot::USUAL_ROOM;
 use crate::cache_inner::sizing::USUAL_BYTES;
+use crate::grace::GracePeriods;
 use crate::slabs::settings::ObjectHook;
 use crate::trace::Trace;
 
@@ -36,6 +37,8 @@ pub(super) struct CacheOptions {
     pub(super) trace: Option<&'static dyn Trace>,
     pub(super) is_pinned: bool,
     pub(super) depot_bytes: usize,
+    /// Set by `type_stable`.
+    pub(super) grace: Option<&'static dyn GracePeriods>,
 }
 
 impl CacheOptions {
@@ -63,6 +66,7 @@ impl CacheOptions {
             trace: None,
             is_pinned: false,
             depot_bytes: USUAL_ROOM,
+            grace: None,
         }
     }
 }

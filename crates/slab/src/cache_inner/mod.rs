@@ -300,12 +300,34 @@ impl<S: System> CacheInner<S> {
     /// Releases at least `target_pages` pages if it can, except the slabs that the cache keeps:
     /// empty slabs first, then the objects in the
     /// magazines and the slabs that these leave empty. Returns the pages released. With
-    /// [`Patience::Try`] it skips what another CPU has locked. Allocates nothing.
+    /// [`Patience::Try`] it skips what another CPU has locked, and waits for no grace period.
+    /// Allocates nothing.
     pub(crate) fn shrink(&self, target_pages: usize, patience: Patience) -> usize {
         let mut released = self.release_empty(target_pages, patience);
         if released < target_pages {
             released += self.percpu.drain(&self.backing, patience);
             released += self.release_empty(target_pages.saturating_sub(released), patience);
+        }
+        if released < target_pages && patience == Patience::Wait {
+            released += self.release_waiting(target_pages - released);
+        }
+        released
+    }
+
+    /// Releases the empty slabs of a type-stable cache, up to `target_pages` pages in total, after
+    /// it has waited for their grace periods. Returns the pages released: none if the machine does
+    /// not wait.
+    fn release_waiting(&self, target_pages: usize) -> usize {
+        let Some(grace) = self.slabs().settings.grace else { return 0 };
+        let mut released = 0;
+        // Slabs that became empty while others waited begin to wait only when these are released.
+        for _generation in 0..2 {
+            let waiting_since = self.slabs().waiting_since(self.environment());
+            let has_waited = waiting_since.is_some_and(|token| grace.wait(token));
+            if released >= target_pages || !has_waited {
+                break;
+            }
+            released += self.release_empty(target_pages - released, Patience::Wait);
         }
         released
     }

@@ -117,7 +117,8 @@ fn validate_slab<S: System>(
             "slab set I2: slabs with free objects, and no others, are in sight",
         ));
     }
-    if name == ListName::Empty && seen.free != geometry.capacity() {
+    let is_empty = matches!(name, ListName::Empty | ListName::Waiting);
+    if is_empty && seen.free != geometry.capacity() {
         return Err(Violation::of("slab set I3: the objects of an empty slab are all free"));
     }
     // Twice the free word's capacity of steps visits no object twice, unless the links form a ring:

@@ -243,7 +243,8 @@ impl<S: System> Registry<S> {
 
     /// Releases all pages that hold no object in use, except the slabs that
     /// [`keep_at_least`](crate::CacheBuilder::keep_at_least) keeps; returns how many. Waits for
-    /// locks. Example: see [`Registry`].
+    /// locks, and as [`Cache::shrink_all`](crate::Cache::shrink_all) does for grace periods.
+    /// Example: see [`Registry`].
     pub fn shrink_all(&self) -> usize {
         pressure::shrink(self.inner(), usize::MAX, Patience::Wait)
     }

@@ -189,6 +189,12 @@ impl Slabs {
         set.map_or(0, |set| set.pages(&self.settings.geometry))
     }
 
+    /// Returns the token of the grace period that empty slabs wait for, if any does.
+    pub(crate) fn waiting_since<S: System>(&self, environment: &Environment<S>) -> Option<u64> {
+        let token = environment.lock_token();
+        self.lock::<S>(&token, Patience::Wait).and_then(|set| set.waiting_since())
+    }
+
     /// Estimates the pages of the empty slabs.
     pub(crate) fn reclaimable<S: System>(&self, environment: &Environment<S>) -> usize {
         let token = environment.lock_token();

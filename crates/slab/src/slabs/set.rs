@@ -15,11 +15,15 @@
 //! - I3: the holder of the lock may release a slab in `Empty` that has all objects free. No caller
 //!   owns an object of it, and by I2 no push is between its exchange and the pending stack, so no
 //!   other code uses the slab.
+//! - I4: in a type-stable cache readers may use a slab that has all objects free. A slab in
+//!   `Waiting` has been empty since before the grace period of `waiting_since` was started. The
+//!   holder of the lock may release it once that period has ended.
 
 use core::ptr::NonNull;
 
 use page_frame::sync::TakeAll;
 
+use crate::grace::GracePeriods;
 use crate::slabs::chain::FreedChain;
 use crate::slabs::free_word::Pushed;
 use crate::slabs::layout::geometry::Geometry;
@@ -47,6 +51,8 @@ pub(crate) struct SlabSet {
     was_used: bool,
     /// Slabs ever taken from the page source, modulo 2^32.
     grown: u32,
+    /// The token of the grace period that the slabs in `Waiting` wait for, if there are any (I4).
+    waiting_since: u64,
 }
 
 // SAFETY: the headers in the lists belong to the cache, and the lists are used only under its lock.
@@ -64,6 +70,7 @@ impl SlabSet {
             missed: 0,
             was_used: false,
             grown: 0,
+            waiting_since: 0,
         }
     }
 
@@ -92,9 +99,14 @@ impl SlabSet {
         self.slabs() * best.slab_bytes()
     }
 
-    /// Returns how many slabs are in the list of empty ones.
+    /// Returns how many slabs are in the lists of empty ones.
     pub(crate) fn empty_slabs(&self) -> usize {
-        self.lists[ListName::Empty as usize].count()
+        self.list(ListName::Empty).count() + self.list(ListName::Waiting).count()
+    }
+
+    /// Returns the token of the grace period that slabs wait for, if any does.
+    pub(crate) fn waiting_since(&self) -> Option<u64> {
+        (self.list(ListName::Waiting).count() > 0).then_some(self.waiting_since)
     }
 
     pub(crate) fn list(&self, name: ListName) -> &SlabList {
@@ -274,18 +286,25 @@ impl SlabSet {
         (self.released, self.missed) = (0, 0);
     }
 
-    /// Takes one slab that may be released out of the set, while more than `keep` are empty.
+    /// Takes one slab that may be released out of the set, while more than `keep` are empty. In a
+    /// type-stable cache, which has `grace`, only one that was empty for a whole grace period.
     ///
     /// The caller then owns the slab; its objects are constructed.
     pub(crate) fn pop_empty(
         &mut self,
         keep: usize,
         best: &Geometry,
+        grace: Option<&dyn GracePeriods>,
     ) -> Option<NonNull<SlabHeader>> {
         if self.empty_slabs() <= keep {
             return None;
         }
-        let header = self.lists[ListName::Empty as usize].pop()?;
+        let name = match grace {
+            None => ListName::Empty,
+            Some(grace) if self.has_waited(grace) => ListName::Waiting,
+            Some(_) => return None,
+        };
+        let header = self.lists[name as usize].pop()?;
         self.note_fewest();
         // SAFETY: I1: the slab was in a list until now, so it is alive.
         let slab = unsafe { header.as_ref() };
@@ -297,9 +316,23 @@ impl SlabSet {
         Some(header)
     }
 
+    /// Returns whether the grace period of the slabs in `Waiting` has ended, so that they may be
+    /// released. If there are none, all empty slabs begin to wait. O(slabs that begin).
+    fn has_waited(&mut self, grace: &dyn GracePeriods) -> bool {
+        if self.waiting_since().is_none() {
+            while let Some(header) = self.lists[ListName::Empty as usize].pop() {
+                // SAFETY: clause 1 of `put`: the slab was in a list until now, so it is alive (I1).
+                unsafe { self.put(header, ListName::Waiting) };
+            }
+            // After the last free of their objects, as I4 wants.
+            self.waiting_since = grace.start();
+        }
+        grace.has_ended(self.waiting_since)
+    }
+
     /// Returns how many empty slabs were not needed since the last aging pass. If these are at most
     /// `most`, restarts the count. Otherwise the caller releases `most`, and the next call returns
-    /// those that are left. `None` if objects were taken or given since: the set is in use. In an
+    /// those that are left; where slabs wait for a grace period, it releases fewer in this pass. `None` if objects were taken or given since: the set is in use. In an
     /// idle set, halves the count of missed slabs, and forgets those that were released: to take
     /// them again is not soon after.
     pub(crate) fn age(&mut self, most: usize) -> Option<usize> {
@@ -327,8 +360,9 @@ impl SlabSet {
     }
 
     /// Moves slabs with free objects to the lists for their fill: frees without the lock move none.
+    /// Empty slabs get no frees, so those that wait stay where they are.
     pub(crate) fn sort_all(&mut self, best: &Geometry) {
-        for name in ListName::KNOWN {
+        for name in ListName::KNOWN.into_iter().filter(|name| *name != ListName::Waiting) {
             let mut next = self.lists[name as usize].first();
             for _ in 0..self.lists[name as usize].count() {
                 let Some(header) = next else { break };

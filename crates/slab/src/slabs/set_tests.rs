@@ -103,12 +103,12 @@ fn slabs_pages_and_bytes_are_counted() {
     assert_eq!((set.slabs(), set.empty_slabs(), set.pages(&BEST)), (5, 5, 8));
     assert_eq!((set.bytes(&BEST), set.grown(), set.shrunk()), (5 * 8192, 5, 0));
     for left in (2..5).rev() {
-        let released = set.pop_empty(2, &BEST).expect("more than two are empty");
+        let released = set.pop_empty(2, &BEST, None).expect("more than two are empty");
         assert_eq!(list_of(released), ListName::Nowhere);
         assert_eq!((set.slabs(), set.grown(), set.shrunk()), (left, 5, 5 - left));
         check(&set);
     }
-    assert!(set.pop_empty(2, &BEST).is_none(), "two are kept");
+    assert!(set.pop_empty(2, &BEST, None).is_none(), "two are kept");
     let left: usize = set
         .iter()
         .map(|header| {
@@ -144,9 +144,9 @@ fn a_slab_with_every_object_back_is_empty_again() {
     let small = memory.add(&mut set, 0);
     let objects = take(&mut set, SMALL_CAPACITY);
     assert_eq!((objects.len(), list_of(small)), (SMALL_CAPACITY, ListName::Full));
-    assert!(set.pop_empty(0, &BEST).is_none());
+    assert!(set.pop_empty(0, &BEST, None).is_none());
     objects.into_iter().for_each(|object| give(&mut set, small, object));
-    assert_eq!(set.pop_empty(0, &BEST), Some(small));
+    assert_eq!(set.pop_empty(0, &BEST, None), Some(small));
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn aging_returns_the_minimum_of_empty_slabs_in_an_idle_set() {
     });
     give(&mut set, slab.expect("its slab is full"), one);
     assert_eq!(set.age(usize::MAX), None, "a free is a use too");
-    assert!(set.pop_empty(1, &BEST).is_some());
+    assert!(set.pop_empty(1, &BEST, None).is_some());
     memory.add(&mut set, 1);
     assert_eq!(
         (set.empty_slabs(), set.age(usize::MAX)),
@@ -247,7 +247,7 @@ fn steps_of_aging_return_together_what_one_pass_returns() {
     memory.add(&mut set, 1);
     let mut step = || {
         let idle = set.age(3).expect("no object was taken or given");
-        let released = (0..idle.min(3)).filter(|_| set.pop_empty(0, &BEST).is_some()).count();
+        let released = (0..idle.min(3)).filter(|_| set.pop_empty(0, &BEST, None).is_some()).count();
         (idle, released, set.missed())
     };
     assert_eq!([step(), step(), step()], [(7, 3, 4), (4, 3, 4), (1, 1, 2)]);

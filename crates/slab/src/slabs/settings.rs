@@ -5,7 +5,9 @@ use core::ptr::NonNull;
 
 use page_frame::{CacheName, Tag};
 
+use crate::grace::GracePeriods;
 use crate::hardening::padding::Padding;
+use crate::hardening::presets::Hardening;
 use crate::slabs::layout::geometry::Geometry;
 use crate::trace::{Event, Trace};
 
@@ -43,6 +45,9 @@ pub(crate) struct CacheSettings {
     pub(crate) is_reclaimable: bool,
     /// Whether dropping the cache with objects in use keeps the page source alive for ever.
     pub(crate) is_pinned: bool,
+    /// The grace periods that empty slabs wait for before they are released, if the memory of the
+    /// cache keeps its type for readers.
+    pub(crate) grace: Option<&'static dyn GracePeriods>,
 }
 
 impl CacheSettings {
@@ -66,12 +71,19 @@ impl CacheSettings {
             is_internal: true,
             is_reclaimable: false,
             is_pinned: false,
+            grace: None,
         }
     }
 
     /// Returns the size of an object in bytes, as the user asked for it.
     pub(crate) fn object_size(&self) -> usize {
         self.size as usize
+    }
+
+    /// Returns whether free objects are filled with the pattern of the preset `K`. Where readers or
+    /// the constructor need the content, they are not.
+    pub(crate) fn is_poisoned<K: Hardening>(&self) -> bool {
+        K::POISON && self.constructor.is_none() && self.grace.is_none()
     }
 
     /// Returns how many empty slabs stay even when memory is short.

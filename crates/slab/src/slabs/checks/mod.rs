@@ -55,7 +55,7 @@ impl<S: System> ObjectChecks<'_, S> {
         // SAFETY: the padding before the object lies inside the place.
         let object = unsafe { place.add(padding.front()) };
         let mut outcome = Ok(());
-        if K::POISON && self.slabs.settings.constructor.is_none() {
+        if self.slabs.settings.is_poisoned::<K>() {
             // SAFETY: the caller has just taken the object, so no other code uses it.
             outcome = unsafe { poison::check(object, self.slabs.settings.object_size()) };
         }
@@ -152,7 +152,7 @@ impl<S: System> ObjectChecks<'_, S> {
             // marks, by clause 2 of `Cache::free`.
             unsafe { history::note_free(padding.history(object), self.secret(), self.now()) };
         }
-        if K::POISON && self.slabs.settings.constructor.is_none() {
+        if self.slabs.settings.is_poisoned::<K>() {
             // SAFETY: no other code uses the object, as above.
             unsafe { poison::fill(object, size) };
         }
@@ -315,7 +315,7 @@ impl<S: System> ObjectChecks<'_, S> {
     /// 1. No other code uses the cache or its objects meanwhile.
     pub(crate) unsafe fn check_free_objects<K: Hardening>(&self) -> usize {
         let settings = &self.slabs.settings;
-        if !K::POISON || !K::MARKS || settings.constructor.is_some() {
+        if !K::MARKS || !settings.is_poisoned::<K>() {
             return 0;
         }
         let token = self.environment.lock_token();

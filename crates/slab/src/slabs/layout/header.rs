@@ -37,14 +37,24 @@ pub(crate) enum ListName {
     Partial3,
     /// No object taken.
     Empty,
+    /// No object taken, and the slab waits for a grace period before it may be released. Only in
+    /// type-stable caches.
+    Waiting,
     /// The slab is not yet in the set, or has left it.
     Nowhere,
 }
 
 impl ListName {
     /// Lists of slabs with free objects, in the order in which they are taken from: fullest first.
-    pub(crate) const KNOWN: [Self; 5] =
-        [Self::Partial0, Self::Partial1, Self::Partial2, Self::Partial3, Self::Empty];
+    /// Those that wait are last.
+    pub(crate) const KNOWN: [Self; 6] = [
+        Self::Partial0,
+        Self::Partial1,
+        Self::Partial2,
+        Self::Partial3,
+        Self::Empty,
+        Self::Waiting,
+    ];
 
     /// Returns the list of slabs with `free` of `capacity` objects free.
     pub(crate) const fn for_fill(free: usize, capacity: usize) -> Self {

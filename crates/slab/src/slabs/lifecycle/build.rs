@@ -102,7 +102,7 @@ pub(crate) unsafe fn prepare_objects<K: Hardening>(
     for index in 0..geometry.capacity() {
         // SAFETY: the index is below the capacity.
         let object = settings.object_in(unsafe { slab.object(geometry, index) });
-        if K::POISON && settings.constructor.is_none() {
+        if settings.is_poisoned::<K>() {
             // SAFETY: clause 1: no caller has an object of the slab.
             unsafe { poison::fill(object, settings.object_size()) };
         }

@@ -27,6 +27,7 @@ use crate::slabs::lifecycle::build::{BlockGuard, prepare_objects, take_block, wr
 use crate::slabs::lifecycle::ending::{ReleasingSlabs, UnfinishedSlab};
 use crate::slabs::list::SlabList;
 use crate::slabs::set::SlabSet;
+use crate::slabs::settings::CacheSettings;
 use crate::slabs::{SlabSource, Slabs};
 use crate::system::System;
 use crate::trace::Event;
@@ -274,10 +275,11 @@ impl Slabs {
         releasing.pages
     }
 
-    /// Moves empty slabs beyond `keep` to `surplus`, up to `most` slabs.
+    /// Moves empty slabs beyond `keep` that may be released to `surplus`, up to `most` slabs.
     fn pop_empty(&self, set: &mut SlabSet, keep: usize, most: usize, surplus: &mut SlabList) {
+        let CacheSettings { geometry, grace, .. } = &self.settings;
         while surplus.count() < most {
-            let Some(header) = set.pop_empty(keep, &self.settings.geometry) else { return };
+            let Some(header) = set.pop_empty(keep, geometry, *grace) else { return };
             // SAFETY: clause 1 of `push`: the slab is alive and in no list; `release_all` pops it
             // before it releases it.
             unsafe { surplus.push(header) };
