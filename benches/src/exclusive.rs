@@ -18,3 +18,16 @@ impl<T> Exclusive<T> for spin::Mutex<T> {
         f(&mut self.lock())
     }
 }
+
+/// A choice of the lock for all values of a contestant.
+pub trait Locks: 'static {
+    /// The lock.
+    type Lock<T: Send>: Exclusive<T> + Send + Sync;
+}
+
+/// Spin locks.
+pub struct SpinLocks;
+
+impl Locks for SpinLocks {
+    type Lock<T: Send> = spin::Mutex<T>;
+}

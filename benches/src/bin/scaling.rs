@@ -1,8 +1,10 @@
 //! How throughput grows with the number of CPUs: on one and two real cores; simulated, up to 256
-//! CPUs, with the feature `counted`. See [`benches::scaling`].
+//! CPUs, with the feature `counted`. See [`benches::scaling`]. The row `spread` prints how many
+//! pages and lines consecutive allocations touch instead, see [`benches::objects::spread`].
 //!
 //!     cargo run --release -p benches --features counted --bin scaling -- [ROW...]
 
+use benches::objects::spread;
 use benches::scaling::rows::Row;
 
 fn main() {
@@ -11,7 +13,31 @@ fn main() {
         wanted.is_empty() || wanted.iter().any(|name| row.name.starts_with(name.as_str()))
     };
     let rows: Vec<Row> = Row::all().into_iter().filter(is_wanted).collect();
-    print(&rows);
+    if !rows.is_empty() {
+        print(&rows);
+    }
+    if wanted.is_empty() || wanted.iter().any(|name| name == "spread") {
+        print_spread();
+    }
+}
+
+/// Prints the pages and lines that consecutive allocations from a fragmented cache touch.
+fn print_spread() {
+    const COUNTS: [usize; 4] = [64, 512, 2048, 8192];
+
+    println!("\npages / lines touched by consecutive allocations from a fragmented cache");
+    println!("| bytes | order | 64 objects | 512 | 2048 | 8192 |");
+    println!("|---|---|---|---|---|---|");
+    for bytes in [32, 64, 256] {
+        let columns = COUNTS.map(|count| spread::measure(bytes, count));
+        for (row, (name, _)) in columns[0].iter().enumerate() {
+            let cell = |column: &Vec<(&str, spread::Touched)>| {
+                let touched = column[row].1;
+                format!("{} / {}", touched.pages, touched.lines)
+            };
+            println!("| {bytes} | {name} | {} |", columns.each_ref().map(cell).join(" | "));
+        }
+    }
 }
 
 /// Prints speedups, transfers and atomic changes of simulated CPUs.

@@ -7,4 +7,6 @@ pub mod contestant;
 pub mod costs;
 mod rivals;
 pub mod rows;
+pub(crate) mod slub_like;
+pub mod spread;
 pub mod workload;

@@ -8,8 +8,9 @@
 //!   that.
 //!
 //! Written from the public description of the page allocator (Gorman 2004, chapter 6;
-//! `Documentation/mm`). Zones, mobility, watermarks and accounting are left out, so the kernel
-//! itself does more for each page.
+//! `Documentation/mm`). The common lock is held for one batch at a time, as since Linux 6.19 (Hahn
+//! 2025, "Batch page freeing in `free_frozen_page_commit`"). Zones, mobility, watermarks and
+//! accounting are left out, so the kernel itself does more for each page.
 
 use std::ptr::NonNull;
 
@@ -23,6 +24,8 @@ use crate::pages::allocator::SharedPages;
 const ORDERS: usize = 11;
 /// Frames moved between a CPU's list and the common lists at once.
 const BATCH: usize = 63;
+/// Blocks that the exit of a process frees at once.
+const FOLIOS: usize = 31;
 /// The order of whole areas, for which CPUs have a list too.
 const HUGE: usize = 9;
 /// Lists of a CPU: orders 0 to 3, and 9.
@@ -187,6 +190,32 @@ impl<C: Cpu + Copy, L: Exclusive<Lists>> LinuxLike<C, L> {
         unsafe { PerCpu::at(first, self.slots.len(), self.cpu) }
     }
 
+    /// Frees blocks: up to [`FOLIOS`] of them while the caller has its CPU's lists once, as at the
+    /// exit of a process.
+    pub(crate) fn free_many(&self, blocks: &[(usize, Order)]) {
+        let slots = self.slots();
+        for batch in blocks.chunks(FOLIOS) {
+            let mut mine = slots.enter().ok();
+            for (frame, order) in batch {
+                self.free_with(mine.as_deref_mut(), *frame, order.index());
+            }
+        }
+    }
+
+    /// Frees a block to the lists of the caller's CPU, if there are some for its order, or to the
+    /// common lists.
+    #[inline]
+    fn free_with(&self, mine: Option<&mut CpuLists>, frame: usize, order: usize) {
+        let Some((list, mine)) = list_of(order).zip(mine) else {
+            return self.free.with(|free| self.give(free, frame as u32, order));
+        };
+        self.push(&mut mine.lists[list], frame as u32);
+        mine.frames += 1 << order;
+        if mine.frames > HIGH {
+            self.empty(mine, HIGH - BATCH);
+        }
+    }
+
     /// Moves blocks from the CPU's lists to the common lists until at most `keep` frames remain.
     fn empty(&self, mine: &mut CpuLists, keep: usize) {
         self.free.with(|free| {
@@ -241,16 +270,9 @@ impl<C: Cpu + Copy + Sync, L: Exclusive<Lists> + Sync> SharedPages for LinuxLike
     #[inline]
     fn free(&self, frame: usize, order: Order) {
         let order = order.index();
-        if let (Some(list), Ok(mut mine)) = (list_of(order), self.slots().enter()) {
-            self.push(&mut mine.lists[list], frame as u32);
-            mine.frames += 1 << order;
-            if mine.frames > HIGH {
-                let keep = HIGH - BATCH;
-                self.empty(&mut mine, keep);
-            }
-            return;
-        }
-        self.free.with(|free| self.give(free, frame as u32, order));
+        let slots = self.slots();
+        let mut mine = list_of(order).and_then(|_| slots.enter().ok());
+        self.free_with(mine.as_deref_mut(), frame, order);
     }
 
     fn drain(&self) {

@@ -4,6 +4,8 @@
 use std::alloc::Layout;
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use buddy::{Buddy, FrameAllocator, Mode, ZeroedMemory};
 use hosted::Mapped;
@@ -11,18 +13,25 @@ use kmalloc::Kmalloc;
 #[cfg(feature = "counted")]
 use page_frame::sync::{AccessKind, report};
 use page_frame::{Cpu, DirectMap, FrameNumber, FrameRange, Order, PAGE_SIZE};
-use slab::{Cache, Registry};
+use slab::{Cache, DeferredFrees, GracePeriods, Registry};
 
 use crate::exclusive::Exclusive;
+use crate::objects::slub_like::SlubLike;
 use crate::pages::allocator::SharedPages;
 use crate::pages::linux_like::{LinuxLike, Lists};
-use crate::scaling::lock::CommonLock;
+use crate::scaling::lock::{CommonLock, CommonLocks};
 use crate::scaling::shape::Allocator;
 
 /// 64 GiB of frames.
 const FRAMES: usize = 64 << 18;
 /// Bytes of address space for objects and memory of any size.
 const BYTES: usize = 16 << 30;
+/// Bytes of address space for the model of SLUB, which has metadata for each frame.
+const SLUB_BYTES: usize = 2 << 30;
+/// Objects that each CPU frees, on average, in a grace period.
+const FREES_IN_GRACE_PERIOD: usize = 256;
+/// Blocks of one order that are freed at once.
+const FREED_AT_ONCE: usize = 31;
 
 /// CPUs for an allocator: simulated ones, or threads.
 pub trait Cpus: Cpu + Copy + Send + Sync + 'static {}
@@ -88,6 +97,17 @@ impl<C: Cpus> Allocator for Frames<C> {
         call();
         self.buddy.free_frames(frame, order).expect("the programs free once");
     }
+
+    fn free_many(&self, blocks: Vec<Self::Block>) {
+        for order in Order::all() {
+            let frames = blocks.iter().filter(|block| block.1 == order).map(|block| block.0);
+            let frames: Vec<FrameNumber> = frames.collect();
+            for frames in frames.chunks(FREED_AT_ONCE) {
+                call();
+                self.buddy.free_many(order, frames).expect("the programs free once");
+            }
+        }
+    }
 }
 
 /// The model of Linux.
@@ -112,6 +132,13 @@ impl<C: Cpus> Allocator for Linux<C> {
     fn free(&self, (frame, order): Self::Block) {
         call();
         self.0.free(frame, order);
+    }
+
+    fn free_many(&self, blocks: Vec<Self::Block>) {
+        for blocks in blocks.chunks(FREED_AT_ONCE) {
+            call();
+            self.0.free_many(blocks);
+        }
     }
 }
 
@@ -203,6 +230,147 @@ impl<C: Cpus> Allocator for Objects<C> {
         call();
         // SAFETY: the programs free each object once.
         unsafe { self.cache.free(object.0) };
+    }
+}
+
+/// Grace periods of a simulation without readers: each one ends after a number of frees.
+struct FreesPassed {
+    frees: AtomicU64,
+    frees_in_one: u64,
+}
+
+impl FreesPassed {
+    /// Makes one for the frees of `cpus` CPUs. It lives for ever.
+    fn of(cpus: usize) -> &'static Self {
+        let frees_in_one = (cpus * FREES_IN_GRACE_PERIOD) as u64;
+        Box::leak(Box::new(Self { frees: AtomicU64::new(0), frees_in_one }))
+    }
+
+    fn note_free(&self) {
+        // Relaxed, here and below: it orders nothing.
+        self.frees.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+// SAFETY: clause 1: the programs read no object.
+unsafe impl GracePeriods for FreesPassed {
+    fn start(&self) -> u64 {
+        self.frees.load(Ordering::Relaxed) + self.frees_in_one
+    }
+
+    fn has_ended(&self, token: u64) -> bool {
+        self.frees.load(Ordering::Relaxed) >= token
+    }
+
+    fn wait(&self, _token: u64) -> bool {
+        true
+    }
+}
+
+type CpuFrees<C> = Mutex<DeferredFrees<'static, (Pages<C>, C), &'static FreesPassed>>;
+
+/// A cache of `slab` over `buddy`, whose frees wait for grace periods.
+///
+/// Fields are dropped in this order: the objects last.
+pub struct DeferredObjects<C: Cpus> {
+    /// One for each CPU, which alone locks it.
+    deferred: Vec<CpuFrees<C>>,
+    grace: &'static FreesPassed,
+    cpu: C,
+    objects: Arc<Objects<C>>,
+}
+
+impl<C: Cpus> DeferredObjects<C> {
+    /// Makes a cache of objects of `layout`.
+    ///
+    /// # Panics
+    /// When there is no address space.
+    pub fn new(cpu: C, layout: Layout) -> Self {
+        let (objects, grace) = (Arc::new(Objects::new(cpu, layout)), FreesPassed::of(cpu.slots()));
+        // SAFETY: the frees are dropped before `objects`, which does not move.
+        let cache = unsafe { NonNull::from(&objects.cache).as_ref() };
+        let deferred = || Mutex::new(cache.deferred_frees(grace, usize::MAX));
+        let deferred = std::iter::repeat_with(deferred).take(cpu.slots()).collect();
+        Self { deferred, grace, cpu, objects }
+    }
+}
+
+impl<C: Cpus> Allocator for DeferredObjects<C> {
+    type Request = ();
+    type Block = Start;
+
+    fn allocate(&self, (): ()) -> Start {
+        self.objects.allocate(())
+    }
+
+    fn free(&self, object: Start) {
+        call();
+        let cpu = self.cpu.pin().expect("a CPU of the machine").index();
+        // SAFETY: `pin` has just returned an id.
+        unsafe { self.cpu.unpin() };
+        let mut deferred = self.deferred[cpu].lock().unwrap_or_else(PoisonError::into_inner);
+        self.grace.note_free();
+        // SAFETY: the programs free each object once, and read none.
+        unsafe { deferred.free(object.0) }.expect("there is no limit");
+    }
+}
+
+/// The model of SLUB.
+pub struct Slub<C: Cpus>(SlubLike<C, CommonLocks>);
+
+impl<C: Cpus> Slub<C> {
+    /// Makes a cache of objects of `layout`.
+    ///
+    /// # Panics
+    /// When there is no address space.
+    pub fn new(cpu: C, layout: Layout) -> Self {
+        Self(SlubLike::new(cpu, layout, SLUB_BYTES))
+    }
+}
+
+impl<C: Cpus> Allocator for Slub<C> {
+    type Request = ();
+    type Block = Start;
+
+    fn allocate(&self, (): ()) -> Start {
+        call();
+        Start(self.0.allocate())
+    }
+
+    fn free(&self, object: Start) {
+        call();
+        self.0.free(object.0);
+    }
+}
+
+/// The model of SLUB, whose frees wait for grace periods.
+pub struct DeferredSlub<C: Cpus> {
+    slub: Slub<C>,
+    grace: &'static FreesPassed,
+}
+
+impl<C: Cpus> DeferredSlub<C> {
+    /// Makes a cache of objects of `layout`.
+    ///
+    /// # Panics
+    /// When there is no address space.
+    pub fn new(cpu: C, layout: Layout) -> Self {
+        Self { slub: Slub::new(cpu, layout), grace: FreesPassed::of(cpu.slots()) }
+    }
+}
+
+impl<C: Cpus> Allocator for DeferredSlub<C> {
+    type Request = ();
+    type Block = Start;
+
+    fn allocate(&self, (): ()) -> Start {
+        self.slub.allocate(())
+    }
+
+    fn free(&self, object: Start) {
+        call();
+        self.grace.note_free();
+        self.slub.0.free_deferred(object.0, self.grace);
     }
 }
 

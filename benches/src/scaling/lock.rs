@@ -8,6 +8,13 @@ pub type CommonLock<T> = queue::QueueLock<T>;
 #[cfg(not(feature = "counted"))]
 pub type CommonLock<T> = spin::Mutex<T>;
 
+/// [`CommonLock`]s.
+pub struct CommonLocks;
+
+impl crate::exclusive::Locks for CommonLocks {
+    type Lock<T: Send> = CommonLock<T>;
+}
+
 #[cfg(feature = "counted")]
 mod queue {
     use std::cell::UnsafeCell;

@@ -13,7 +13,8 @@ use testkit::Random;
 use crate::memory::requests::log_uniform;
 use crate::pages::workload::mixed_order;
 use crate::scaling::contestants::{
-    Cpus, Frames, Linux, LockedFrames, LockedMemory, Memory, Objects,
+    Cpus, DeferredObjects, DeferredSlub, Frames, Linux, LockedFrames, LockedMemory, Memory,
+    Objects, Slub,
 };
 use crate::scaling::shape::{Allocator, Choose, Freed, Shape, programs};
 
@@ -23,6 +24,11 @@ const FRAMES: usize = 4096;
 const OBJECTS: usize = 2048;
 /// Blocks of a bulk of areas.
 const AREAS: usize = 16;
+/// Blocks of all CPUs from which on a CPU frees a quarter: the pages or objects that a machine
+/// which is short of memory has.
+const PURGED: usize = 4096;
+/// Blocks of a process.
+const PROCESS: usize = 1024;
 
 /// A layer of the stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +46,8 @@ pub enum Layer {
 pub enum Contestant {
     /// This workspace's.
     Ours,
-    /// The model of Linux: lists for each CPU, and common lists under a lock.
+    /// The model of Linux: for frames lists for each CPU, and common lists under a lock; for
+    /// objects SLUB with sheaves.
     Linux,
     /// A published allocator in one lock.
     Locked,
@@ -51,6 +58,7 @@ impl Contestant {
     pub const fn name(self, layer: Layer) -> &'static str {
         match (self, layer) {
             (Self::Ours, _) => "ours",
+            (Self::Linux, Layer::Slab) => "slub-like",
             (Self::Linux, _) => "linux-like",
             (Self::Locked, Layer::Buddy) => "buddy_system_allocator, locked",
             (Self::Locked, _) => "rlsf, locked",
@@ -75,6 +83,8 @@ pub struct Row {
 enum Requests {
     Frames(fn(&mut Random) -> Order),
     Objects(usize),
+    /// Objects whose frees wait for grace periods.
+    Deferred(usize),
     Memory(fn(&mut Random) -> Layout),
 }
 
@@ -85,7 +95,7 @@ impl Row {
     /// All rows.
     pub fn all() -> Vec<Self> {
         use Freed::{AtRandom, FirstFirst, LastFirst};
-        use Shape::{Bulk, Grow, HandOn, Pair, Replace, ReplaceLast, Serve};
+        use Shape::{Bulk, Exit, Grow, HandOn, Pair, Purge, Replace, ReplaceLast, Serve};
         let frames = |name, shape, choose| Self {
             layer: Layer::Buddy,
             name,
@@ -97,6 +107,12 @@ impl Row {
             name,
             shape,
             choose: Requests::Objects(bytes),
+        };
+        let deferred = |name, shape, bytes| Self {
+            layer: Layer::Slab,
+            name,
+            shape,
+            choose: Requests::Deferred(bytes),
         };
         let memory = |name, shape, choose| Self {
             layer: Layer::Kmalloc,
@@ -114,6 +130,8 @@ impl Row {
             frames("mixed-lifo", ReplaceLast(64), mixed_order),
             frames("mixed-random", Replace(1024), mixed_order),
             frames("producer-consumer", HandOn, |_| order(0)),
+            frames("purge-remote", Purge(PURGED), |_| order(0)),
+            frames("mass-exit", Exit(PROCESS), exit_order),
             objects("pair-64", Pair, 64),
             objects("pair-256", Pair, 256),
             objects("pair-1024", Pair, 1024),
@@ -121,6 +139,9 @@ impl Row {
             objects("bulk-64-random", Bulk(OBJECTS, AtRandom), 64),
             objects("bulk-1024-lifo", Bulk(OBJECTS, LastFirst), 1024),
             objects("remote-64", HandOn, 64),
+            objects("purge-256", Purge(PURGED), 256),
+            deferred("rcu-batches-64", HandOn, 64),
+            deferred("rcu-batches-256", HandOn, 256),
             memory("pair-8", Pair, |_| bytes(8)),
             memory("pair-64", Pair, |_| bytes(64)),
             memory("pair-1024", Pair, |_| bytes(1024)),
@@ -142,9 +163,10 @@ impl Row {
 
     /// Returns those who run this row.
     pub fn contestants(&self) -> &'static [Contestant] {
-        match self.layer {
-            Layer::Buddy => &[Contestant::Ours, Contestant::Linux, Contestant::Locked],
-            _ => &[Contestant::Ours, Contestant::Locked],
+        match (self.layer, self.choose) {
+            (_, Requests::Deferred(_)) => &[Contestant::Ours, Contestant::Linux],
+            (Layer::Kmalloc, _) => &[Contestant::Ours, Contestant::Locked],
+            _ => &[Contestant::Ours, Contestant::Linux, Contestant::Locked],
         }
     }
 
@@ -156,6 +178,7 @@ impl Row {
             Shape::Bulk(blocks, _) if matches!(self.layer, Layer::Buddy) => blocks,
             Shape::Bulk(blocks, _) => 4 * blocks,
             Shape::HandOn => 4096,
+            Shape::Purge(blocks) | Shape::Exit(blocks) => 2 * blocks,
             Shape::ReplaceLast(held) | Shape::Replace(held) | Shape::Serve(held) => 2 * held + 4000,
             Shape::Grow(held) => 40 * held,
         }
@@ -173,6 +196,15 @@ impl Row {
             (Requests::Objects(size), Contestant::Ours) => {
                 self.on(Objects::new(cpu, bytes(size)), |_| (), cpus)
             }
+            (Requests::Objects(size), Contestant::Linux) => {
+                self.on(Slub::new(cpu, bytes(size)), |_| (), cpus)
+            }
+            (Requests::Deferred(size), Contestant::Ours) => {
+                self.on(DeferredObjects::new(cpu, bytes(size)), |_| (), cpus)
+            }
+            (Requests::Deferred(size), _) => {
+                self.on(DeferredSlub::new(cpu, bytes(size)), |_| (), cpus)
+            }
             (Requests::Objects(64), _) => self.on(LockedMemory::new(), |_| bytes(64), cpus),
             (Requests::Objects(256), _) => self.on(LockedMemory::new(), |_| bytes(256), cpus),
             (Requests::Objects(_), _) => self.on(LockedMemory::new(), |_| bytes(1024), cpus),
@@ -188,6 +220,18 @@ impl Row {
 
 fn order(order: u8) -> Order {
     Order::new(order).expect("a small order")
+}
+
+/// The orders of a process' blocks: pages and page tables, stacks, large folios, huge pages.
+fn exit_order(random: &mut Random) -> Order {
+    order(match random.below(512) {
+        0 => 9,
+        1..5 => 1,
+        5..30 => 2,
+        30..50 => 3,
+        50..60 => 4,
+        _ => 0,
+    })
 }
 
 fn bytes(size: usize) -> Layout {
