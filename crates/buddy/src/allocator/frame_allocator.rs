@@ -220,7 +220,7 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FrameAllocator<'m, C, T, CHECKED
     /// O(1) up to the area's order, else O(areas of the block). Up to order 9 the block usually
     /// stays in the CPU's slot. Example: see [`FrameAllocator`].
     ///
-    /// Longest path counted: 7,069 instructions for random orders up to 3 (`page-free`), 3,317 for
+    /// Longest path counted: 6,455 instructions for random orders up to 3 (`page-free`), 3,311 for
     /// order 3 (`page-3-free`), 1,743 for order 6 (`page-6-free`), 808 for order 9 (`page-9-free`),
     /// 822 for order 12 (`page-12-free`), 62 when little memory is free (`page-scarce-free`).
     ///
@@ -233,7 +233,7 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FrameAllocator<'m, C, T, CHECKED
     }
 
     /// Frees blocks of `order`. After a fault it frees the rest too. One after the other:
-    /// O(blocks). Longest path counted: 137 instructions a block, with 64 blocks of order 0
+    /// O(blocks). Longest path counted: 141 instructions a block, with 64 blocks of order 0
     /// (`page-many-free`). Example: see [`FrameAllocator`].
     ///
     /// # Errors
@@ -256,8 +256,8 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FrameAllocator<'m, C, T, CHECKED
     /// Ranges with few frames in use are tried first. Runs of pages, slabs, and blocks of `order`
     /// and above are not moved. `relocate` may call the allocator; it must not free `from`.
     /// O(frames) for each range, and a call for each block in it; no lock. Longest path counted:
-    /// 129,081 instructions an area of memory, for order 3 with owners that refuse
-    /// (`page-compact-3`), 37,694 for order 9 (`page-compact-9`).
+    /// 129,210 instructions an area of memory, for order 3 with owners that refuse
+    /// (`page-compact-3`), 37,280 for order 9 (`page-compact-9`).
     ///
     /// Source: Linux's memory compaction (Gorman 2010).
     ///

@@ -332,9 +332,10 @@ impl SlabSet {
 
     /// Returns how many empty slabs were not needed since the last aging pass. If these are at most
     /// `most`, restarts the count. Otherwise the caller releases `most`, and the next call returns
-    /// those that are left; where slabs wait for a grace period, it releases fewer in this pass. `None` if objects were taken or given since: the set is in use. In an
-    /// idle set, halves the count of missed slabs, and forgets those that were released: to take
-    /// them again is not soon after.
+    /// those that are left; where slabs wait for a grace period, it releases fewer in this pass.
+    /// `None` if objects were taken or given since: the set is in use. In an idle set, halves the
+    /// count of missed slabs, and forgets those that were released: to take them again is not soon
+    /// after.
     pub(crate) fn age(&mut self, most: usize) -> Option<usize> {
         let fewest = usize::from(self.fewest_empty);
         let was_used = core::mem::take(&mut self.was_used);
