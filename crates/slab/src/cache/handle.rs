@@ -340,8 +340,9 @@ impl<S: System, K: Hardening> Cache<S, K> {
     }
 
     /// Destroys the cache. Waits for locks, for shrinkers and statistics that visit this cache, and
-    /// as [`shrink_all`](Self::shrink_all) for grace periods. O(free objects). Longest path
-    /// counted: 1,547 instructions after a `shrink_all` (`cache-destroy`). Example: see [`Cache`].
+    /// as [`shrink_all`](Self::shrink_all) for grace periods. O(free objects).
+    /// Longest path counted: 1,547 instructions after a `shrink_all` (`cache-destroy`).
+    /// Example: see [`Cache`].
     ///
     /// # Errors
     /// [`Busy`], with the cache, when objects are in use, or slabs still wait for a grace period.
