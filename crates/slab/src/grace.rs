@@ -16,7 +16,9 @@
 /// The grace periods of a machine.
 ///
 /// The caches call [`start`](Self::start) and [`has_ended`](Self::has_ended) with interrupts masked
-/// and a lock held. Neither may wait, nor use the registry.
+/// and a lock held. Neither may wait, nor use the registry. If one panics, no memory is released
+/// too early, and none is lost. An object that was passed to
+/// [`DeferredFrees::free`](crate::DeferredFrees::free) then still belongs to the caller.
 ///
 /// ```
 /// use slab::GracePeriods;

@@ -203,10 +203,11 @@ impl<'c, S: System, G: GracePeriods, K: Hardening> DeferredFrees<'c, S, G, K> {
     /// Makes a group of the young objects, if there are some and not all groups wait.
     fn begin_wait(&mut self) {
         if self.count < GROUPS && self.young.objects() > 0 {
+            // After the calls of `free`, as I2 wants. Before the pool is made, as `start` may
+            // panic.
+            let token = self.grace.start();
             let pool = self.young.take_filled();
             self.grouped += pool.objects();
-            // After the calls of `free`, as I2 wants.
-            let token = self.grace.start();
             self.groups[(self.first + self.count) % GROUPS] = Group { pool, token };
             self.count += 1;
         }

@@ -320,12 +320,13 @@ impl SlabSet {
     /// released. If there are none, all empty slabs begin to wait. O(slabs that begin).
     fn has_waited(&mut self, grace: &dyn GracePeriods) -> bool {
         if self.waiting_since().is_none() {
+            // After the last free of their objects, as I4 wants. Before the first slab waits, as
+            // `start` may panic.
+            self.waiting_since = grace.start();
             while let Some(header) = self.lists[ListName::Empty as usize].pop() {
                 // SAFETY: clause 1 of `put`: the slab was in a list until now, so it is alive (I1).
                 unsafe { self.put(header, ListName::Waiting) };
             }
-            // After the last free of their objects, as I4 wants.
-            self.waiting_since = grace.start();
         }
         grace.has_ended(self.waiting_since)
     }

@@ -8,6 +8,7 @@
 mod alignment;
 mod constructed;
 mod double_free;
+mod grace;
 mod owns;
 mod panics;
 mod pinned;

@@ -25,7 +25,7 @@ thread_local! {
 }
 
 /// Counts down, and panics at zero. Panics again only after the counter was set again.
-fn count_down(counter: &'static std::thread::LocalKey<Cell<usize>>) {
+pub(crate) fn count_down(counter: &'static std::thread::LocalKey<Cell<usize>>) {
     let left = counter.get();
     counter.set(if left == 0 {
         usize::MAX

@@ -65,8 +65,20 @@ pub(crate) struct ReleasingSlabs<'c, S: System> {
     pub(crate) pages: usize,
 }
 
-impl<S: System> ReleasingSlabs<'_, S> {
-    pub(crate) fn release_all(&mut self) {
+impl<'c, S: System> ReleasingSlabs<'c, S> {
+    /// Makes a list without slabs.
+    pub(crate) const fn new(slabs: &'c Slabs, source: &'c SlabSource<S>) -> Self {
+        Self { slabs, source, list: SlabList::new(), pages: 0 }
+    }
+
+    /// Releases the slabs, which were taken out of the set with all objects free. Returns their
+    /// pages.
+    pub(crate) fn finish(mut self) -> usize {
+        self.release_all();
+        self.pages
+    }
+
+    fn release_all(&mut self) {
         while let Some(header) = self.list.pop() {
             // SAFETY: a slab of the list lives until it is released.
             self.pages += unsafe { header.as_ref() }.pages();

@@ -74,7 +74,7 @@ impl Slabs {
             colours[..count].fill_with(|| set.colour_of_next(&self.settings));
         }
         // No object is taken before all slabs are made: code of the user may panic meanwhile.
-        let mut fresh = ReleasingSlabs { slabs: self, source, list: SlabList::new(), pages: 0 };
+        let mut fresh = ReleasingSlabs::new(self, source);
         for colour in &colours[..count] {
             let Ok(header) = self.grow::<S, K>(source, *colour, reclaim) else { break };
             // SAFETY: clause 1 of `push`: `grow` made the slab: live and in no list. It leaves this
@@ -133,7 +133,7 @@ impl Slabs {
         let best = &self.settings.geometry;
         source.environment.prefetch_headers(objects, best);
         let fault;
-        let mut surplus = SlabList::new();
+        let mut surplus = ReleasingSlabs::new(self, source);
         {
             let token = source.environment.lock_token();
             if let Some(mut set) = self.lock::<S>(&token, patience) {
@@ -150,14 +150,14 @@ impl Slabs {
                 };
                 // Each object makes at most one slab empty, so the surplus becomes smaller.
                 let most = objects.len() + MOST_SURPLUS;
-                self.pop_empty(&mut set, keep, most, &mut surplus);
-                set.note_released(surplus.count());
+                self.pop_empty(&mut set, keep, most, &mut surplus.list);
+                set.note_released(surplus.list.count());
             } else {
                 let free = |chain: &mut FreedChain| self.give_unlocked(chain);
                 fault = self.for_each_chain(&source.environment, objects, free);
             }
         }
-        let pages = self.release_all(source, surplus);
+        let pages = surplus.finish();
         if let Some(fault) = fault {
             source.environment.report(&fault.in_cache(self.settings.name));
         }
@@ -184,15 +184,15 @@ impl Slabs {
         patience: Patience,
     ) -> usize {
         let most = target_pages.div_ceil(self.settings.slab_pages());
-        let mut surplus = SlabList::new();
+        let mut surplus = ReleasingSlabs::new(self, source);
         {
             let token = source.environment.lock_token();
             let Some(mut set) = self.lock_sorted::<S>(&token, patience) else { return 0 };
             set.sort_all(&self.settings.geometry);
             set.forget_missed();
-            self.pop_empty(&mut set, keep, most, &mut surplus);
+            self.pop_empty(&mut set, keep, most, &mut surplus.list);
         }
-        self.release_all(source, surplus)
+        surplus.finish()
     }
 
     /// Releases the empty slabs that were not needed since the last aging pass, but keeps `keep`,
@@ -206,7 +206,7 @@ impl Slabs {
         work: &mut Work,
         note_idle: impl Fn(),
     ) -> (usize, bool) {
-        let mut surplus = SlabList::new();
+        let mut surplus = ReleasingSlabs::new(self, source);
         let most = work.parts(Work::SLAB);
         let is_done;
         {
@@ -217,10 +217,10 @@ impl Slabs {
             if is_done {
                 note_idle();
             }
-            self.pop_empty(&mut set, keep, idle.min(most), &mut surplus);
+            self.pop_empty(&mut set, keep, idle.min(most), &mut surplus.list);
         }
-        work.spend(surplus.count() * Work::SLAB);
-        (self.release_all(source, surplus), is_done)
+        work.spend(surplus.list.count() * Work::SLAB);
+        (surplus.finish(), is_done)
     }
 
     /// Makes a slab: all objects constructed and free, in no list.
@@ -268,20 +268,13 @@ impl Slabs {
         Ok(header)
     }
 
-    /// Releases slabs that were taken out of the set with all objects free. Returns their pages.
-    fn release_all<S: System>(&self, source: &SlabSource<S>, slabs: SlabList) -> usize {
-        let mut releasing = ReleasingSlabs { slabs: self, source, list: slabs, pages: 0 };
-        releasing.release_all();
-        releasing.pages
-    }
-
     /// Moves empty slabs beyond `keep` that may be released to `surplus`, up to `most` slabs.
     fn pop_empty(&self, set: &mut SlabSet, keep: usize, most: usize, surplus: &mut SlabList) {
         let CacheSettings { geometry, grace, .. } = &self.settings;
         while surplus.count() < most {
             let Some(header) = set.pop_empty(keep, geometry, *grace) else { return };
-            // SAFETY: clause 1 of `push`: the slab is alive and in no list; `release_all` pops it
-            // before it releases it.
+            // SAFETY: clause 1 of `push`: the slab is alive and in no list; `ReleasingSlabs`
+            // pops it before it releases it.
             unsafe { surplus.push(header) };
         }
     }
