@@ -65,8 +65,10 @@ pub unsafe trait GracePeriods: Sync {
     /// whether it has ended. The default only asks. Called with no lock held: for
     /// [`shrink_all`](crate::Cache::shrink_all), for
     /// [`DeferredFrees::wait`](crate::DeferredFrees::wait), at the limit of a
-    /// [`DeferredFrees`](crate::DeferredFrees), and when either ends.
-    /// Example: see [`GracePeriods`].
+    /// [`DeferredFrees`](crate::DeferredFrees), and when either ends. While
+    /// [`Registry::shrink_all`](crate::Registry::shrink_all) calls it for a cache, the destruction
+    /// of that cache spins. So it must not destroy the cache, and no grace period may depend on a
+    /// CPU that does. Example: see [`GracePeriods`].
     fn wait(&self, token: u64) -> bool {
         self.has_ended(token)
     }
