@@ -272,6 +272,28 @@ fn at_the_limit_the_machine_waits_or_the_caller_keeps_the_object() {
     });
 }
 
+/// Mutation that it catches: a free at the limit that waits for one group only, which may have
+/// fewer objects than the last magazine is above the limit.
+#[test]
+fn at_the_limit_a_machine_that_waits_refuses_nothing() {
+    with_cache::<Off>(false, |_, cache| {
+        for limit in 1..40 {
+            let mut deferred = cache.deferred_frees(&EPOCHS, limit);
+            for (number, object) in allocate(&cache, 60).into_iter().enumerate() {
+                // The oldest group has one object.
+                WAITS.set(number > 0);
+                // SAFETY: allocated from this cache; no reader.
+                assert_eq!(unsafe { deferred.free(object) }, Ok(()), "{number}, limit {limit}");
+                if number == 0 {
+                    deferred.poll();
+                }
+            }
+        }
+        cache.destroy().expect("all are free");
+        WAITS.set(false);
+    });
+}
+
 #[test]
 fn without_memory_for_magazines_no_object_is_lost() {
     let mut memory = vec![MaybeUninit::uninit(); 65 << 12];

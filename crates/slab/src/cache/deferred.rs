@@ -145,7 +145,7 @@ impl<'c, S: System, G: GracePeriods, K: Hardening> DeferredFrees<'c, S, G, K> {
     ///
     /// Usually a push to a magazine. When the magazine is full, does what [`poll`](Self::poll)
     /// does, and takes an empty magazine, which may take locks and ask the page source. At the
-    /// limit it calls [`GracePeriods::wait`].
+    /// limit it calls [`GracePeriods::wait`], once for each group of objects that it frees by that.
     ///
     /// A preset that checks objects checks this one when it is freed at last, as readers may need
     /// its content. Example: see [`DeferredFrees`].
@@ -227,16 +227,19 @@ impl<'c, S: System, G: GracePeriods, K: Hardening> DeferredFrees<'c, S, G, K> {
     #[cold]
     #[inline(never)]
     fn push_missed(&mut self, object: NonNull<u8>) -> bool {
-        self.free_ended();
-        self.begin_wait();
-        if self.push_to_more(object) {
-            return true;
-        }
-        let has_ended = self.oldest().is_some_and(|token| self.grace.wait(token));
-        if has_ended {
+        loop {
+            self.free_ended();
+            self.begin_wait();
+            if self.push_to_more(object) {
+                return true;
+            }
+            let has_ended = self.oldest().is_some_and(|token| self.grace.wait(token));
+            if !has_ended {
+                return false;
+            }
+            // It may have fewer objects than are above the limit.
             self.free_oldest();
         }
-        has_ended && self.push_to_more(object)
     }
 
     /// Puts `object` into an empty magazine, if the limit is not reached and there is one. Returns
