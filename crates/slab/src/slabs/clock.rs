@@ -147,6 +147,9 @@ impl AgingStep<'_> {
         let clock = self.clock;
         core::mem::forget(self);
         clock.stage.store(stage as u8, Ordering::Relaxed);
+        // A step may begin a pass just after another CPU has ended one, and so find no step due.
+        // Relaxed, as in `note`.
+        clock.is_due.store(true, Ordering::Relaxed);
         // Release: pairs with the Acquire in `begin`.
         clock.state.store(PAUSED, Ordering::Release);
     }
@@ -158,5 +161,27 @@ impl Drop for AgingStep<'_> {
         self.clock.is_due.store(false, Ordering::Relaxed);
         // Release: pairs with the Acquire in `begin`.
         self.clock.state.store(IDLE, Ordering::Release);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// Two CPUs see that a step is due, and one of them ends the pass before the other begins.
+    #[test]
+    fn the_next_step_is_due_after_a_pause_even_if_a_pass_has_just_ended() {
+        let clock = AgingClock::new(AgingPace::BY_TRAFFIC);
+        clock.note(1000, 0);
+        assert!(clock.is_due(), "for both");
+        drop(clock.begin());
+        let step = clock.begin().expect("none is running");
+        assert!(step.is_first);
+        step.pause(1);
+        assert!(clock.is_due());
+        let step = clock.begin().expect("none is running");
+        assert_eq!((step.is_first, step.stage()), (false, 1));
+        drop(step);
+        assert!(!clock.is_due());
     }
 }
