@@ -8,5 +8,6 @@ pub mod costs;
 mod rivals;
 pub mod rows;
 pub(crate) mod slub_like;
+mod slub_slabs;
 pub mod spread;
 pub mod workload;

@@ -7,6 +7,7 @@ use testkit::Random;
 
 use super::*;
 use crate::exclusive::SpinLocks;
+use crate::objects::slub_slabs::MIN_PARTIAL;
 
 /// Grace periods that end at the next look.
 struct AtOnce;
@@ -52,10 +53,12 @@ fn no_object_has_two_owners_and_all_memory_comes_back() {
         }
         held.drain(..).for_each(|object| model.free(object));
         // Objects that are not in the slabs: in sheaves.
-        let pages =
-            model.slabs.len() - (0..).map_while(|_| model.pages.allocate(Order::ZERO)).count();
+        let pages = model.slabs.used_pages();
         let most = 2 * MOST_SHEAVES + 4 + MIN_PARTIAL;
-        assert!(pages <= most * model.capacity * model.order.pages(), "{bytes}: {pages} pages");
+        assert!(
+            pages <= most * model.capacity * model.slabs.order.pages(),
+            "{bytes}: {pages} pages"
+        );
     }
 }
 
