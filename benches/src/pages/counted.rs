@@ -222,9 +222,10 @@ mod tests {
         for history in History::ALL {
             let [few, some, many] = SLOTS.map(|slots| changes(history, slots));
             for more in [some, many] {
-                // Met changes may grow up to all changes, so all changes must not grow by much. Two
-                // CPUs hardly meet; 64 do where they take blocks above 2 MiB.
-                assert!(more.all <= few.all * 1.15, "{history:?}: {more:?} after {few:?}");
+                // Met changes may grow up to all changes, so all changes must not grow. Of mixed
+                // orders they grow a little: blocks above 2 MiB come from the lowest areas for all.
+                let growth = if history == History::Mixed { 1.15 } else { 1.05 };
+                assert!(more.all <= few.all * growth, "{history:?}: {more:?} after {few:?}");
                 assert!(more.met <= more.all, "{history:?}: {more:?}");
             }
             // A count of zero would not grow either.
