@@ -22,9 +22,8 @@
 //! - `foreign`: allocations of other allocators that reach this library.
 //! - `space`: the addresses of this library's memory.
 //! - `environment`: options from environment variables.
-//! - `process`: load and exit of the process.
-//! - `fork`: the handlers before and after a fork.
-//! - `atfork`: the place of these handlers among those of other libraries.
+//! - `process`: load and exit of the process, the handlers before and after a fork (`fork`), and
+//!   the place of these handlers among those of other libraries (`atfork`).
 //! - `filter`: filters of system calls that the program installs.
 //! - `next`: functions of the C library behind those that this library replaces.
 //! - `stats`: statistics for people and files.
@@ -46,7 +45,6 @@
 #![cfg_attr(panic = "abort", no_std)]
 
 mod aligned;
-mod atfork;
 mod calls;
 mod early;
 mod environment;
@@ -54,7 +52,6 @@ mod errno;
 mod fd_writer;
 mod filter;
 mod foreign;
-mod fork;
 mod guard_pages;
 mod heap;
 mod mallinfo;

@@ -12,8 +12,8 @@ use core::ffi::{c_int, c_void};
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use crate::fork::{before_fork, in_child, in_parent};
 use crate::next::Next;
+use crate::process::fork::{before_fork, in_child, in_parent};
 
 type Handler = Option<unsafe extern "C" fn()>;
 type Register = unsafe extern "C" fn(Handler, Handler, Handler, *mut c_void) -> c_int;

@@ -3,7 +3,10 @@
 use hosted::{Purger, Threads};
 
 use crate::heap::{Heap, existing, pages};
-use crate::{atfork, environment, stats};
+use crate::{environment, stats};
+
+mod atfork;
+mod fork;
 
 #[used]
 #[unsafe(link_section = ".init_array")]
