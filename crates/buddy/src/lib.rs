@@ -95,7 +95,7 @@
 //! # Layers
 //! From the top: `zones` and [`Buddy`], over [`FrameAllocator`], over `frame_pool`, over the caches
 //! of `percpu`, over the shared `frames`, which join the `bitmap`, the `tags` and the deferred
-//! frees. `build` carves the metadata for all of them.
+//! frees. `metadata` carves the memory for all of them.
 //!
 //! # Invariants
 //! - I1: a frame belongs to at most one block, run or slot. While it does, its bit is set, or its
@@ -127,36 +127,29 @@
 
 mod allocator;
 mod bitmap;
-mod bits;
-mod blocks;
-mod build;
-mod deferred_free;
 mod frames;
+mod interfaces;
+mod metadata;
 mod percpu;
-mod pressure;
-mod tags;
 mod trace;
-#[cfg(feature = "x86_64")]
-mod x86_64;
 mod zeroed_memory;
 mod zones;
 
-#[cfg(any(feature = "ax-allocator", feature = "axallocator"))]
-pub use crate::allocator::ax_allocator::BuddyPageAllocator;
 pub use crate::allocator::buddy::Buddy;
 pub use crate::allocator::compact::{Relocated, Relocation};
 pub use crate::allocator::frame_allocator::FrameAllocator;
 pub use crate::allocator::frame_pool::{FramePool, Mode};
 pub use crate::allocator::growing::GrowingBuddy;
+pub use crate::allocator::hotplug::HotplugError;
 pub use crate::allocator::pieces::SplitError;
 pub use crate::allocator::stats::Fragmentation;
 pub use crate::bitmap::placement::Mobility;
-pub use crate::blocks::{Block, BlockState};
-pub use crate::build::BuildError;
-pub use crate::pressure::Pressure;
-pub use crate::trace::{EventCounts, Trace};
+pub use crate::frames::blocks::{Block, BlockState};
+#[cfg(any(feature = "ax-allocator", feature = "axallocator"))]
+pub use crate::interfaces::ax_allocator::BuddyPageAllocator;
+pub use crate::metadata::BuildError;
+pub use crate::trace::{EventCounts, Pressure, Trace};
 pub use crate::zeroed_memory::ZeroedMemory;
-pub use crate::zones::hotplug::HotplugError;
 pub use crate::zones::request::{Request, ZoneKind};
 pub use crate::zones::watermark::{Marks, Watermarks};
 pub use crate::zones::zone::Zone;

@@ -13,8 +13,8 @@
 //! An operation that stays inside a CPU slot changes no area and causes no event. While other CPUs
 //! change the same area, the numbers are estimates. With one CPU they are exact.
 //!
-//! A trace may also refuse requests: [`Watermarks`](crate::Watermarks) count the free frames, and
-//! refuse ordinary requests when only the reserve is left.
+//! A trace may also refuse requests and say how short memory is: [`Watermarks`](crate::Watermarks)
+//! count the free frames, and refuse ordinary requests when only the reserve is left.
 //!
 //! # Costs
 //! Nothing when the trace is `()`: the allocator tests [`Trace::IS_ENABLED`] before each event, at
@@ -25,7 +25,31 @@
 use page_frame::sync::{AtomicUsize, Ordering};
 use page_frame::{FrameNumber, Order};
 
-use crate::pressure::Pressure;
+/// How short memory is.
+///
+/// ```
+/// use buddy::Pressure;
+/// fn react(pressure: Pressure) -> &'static str {
+///     match pressure {
+///         Pressure::None => "nothing",
+///         Pressure::Low => "wake the task that shrinks caches",
+///         Pressure::Min => "let ordinary requests wait for that task",
+///     }
+/// }
+/// assert_eq!(react(Pressure::default()), "nothing");
+/// assert!(Pressure::Min > Pressure::Low);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Pressure {
+    /// There is enough memory.
+    #[default]
+    None,
+    /// Less than `low` was free, and since then not more than `high`.
+    Low,
+    /// Less than `min` is free: only the reserve is left.
+    Min,
+}
 
 /// Receives the events of an allocator. The allocator calls it from within its operations, on the
 /// CPU of the operation.

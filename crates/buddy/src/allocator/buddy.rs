@@ -8,10 +8,10 @@ use page_frame::{Cpu, Fault, FaultHook, FrameNumber, FrameRange, Order, OutOfMem
 use crate::allocator::compact::{Relocated, Relocation};
 use crate::allocator::frame_allocator::FrameAllocator;
 use crate::allocator::frame_pool::{FramePool, Mode};
-use crate::build::{BuildError, Plan, build};
+use crate::allocator::hotplug::HotplugError;
+use crate::metadata::{BuildError, Plan, build};
 use crate::trace::Trace;
 use crate::zeroed_memory::ZeroedMemory;
-use crate::zones::hotplug::HotplugError;
 
 /// A buddy allocator of memory in pages.
 ///

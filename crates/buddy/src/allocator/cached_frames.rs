@@ -7,9 +7,9 @@
 
 use page_frame::{Cpu, FrameNumber, Order, Tag, Violation};
 
+use crate::bitmap::bits::{AREA_FRAMES, AREA_ORDER, WORD_BITS};
 use crate::bitmap::block_range;
 use crate::bitmap::placement::ORDER_GROUPS;
-use crate::bits::{AREA_FRAMES, AREA_ORDER, WORD_BITS};
 use crate::frames::Frames;
 use crate::percpu::Caches;
 

@@ -22,9 +22,9 @@
 use page_frame::{Cpu, FrameNumber, FrameRange, Order, OutOfMemory, Tag};
 
 use crate::allocator::frame_pool::FramePool;
+use crate::bitmap::bits::{AREA_FRAMES, AREA_ORDER, AREA_WORDS, WORD_BITS, words};
 use crate::bitmap::block_range;
 use crate::bitmap::home::Home;
-use crate::bits::{AREA_FRAMES, AREA_ORDER, AREA_WORDS, WORD_BITS, words};
 use crate::frames::Frames;
 use crate::trace::Trace;
 

@@ -10,11 +10,11 @@ use page_frame::{
 
 use crate::allocator::compact::{self, Relocated, Relocation};
 use crate::allocator::frame_pool::{FramePool, Mode};
-use crate::build::section::section_layout;
-use crate::build::{BuildError, Plan, build};
+use crate::allocator::hotplug::{self, HotplugError};
+use crate::metadata::section::section_layout;
+use crate::metadata::{BuildError, Plan, build};
 use crate::trace::Trace;
 use crate::zeroed_memory::ZeroedMemory;
-use crate::zones::hotplug::{self, HotplugError};
 
 /// A type with the alignment of a page.
 #[repr(align(4096))]

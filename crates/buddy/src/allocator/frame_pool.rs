@@ -23,17 +23,17 @@ use page_frame::{
     Tag,
 };
 
+use crate::allocator::hotplug::{self, HotplugError};
 use crate::allocator::validate::validate;
+use crate::bitmap::bits::{AREA_FRAMES, WORD_BITS};
 use crate::bitmap::block_range;
 use crate::bitmap::home::Home;
 use crate::bitmap::placement::Mobility;
-use crate::bits::{AREA_FRAMES, WORD_BITS};
-use crate::build::Carved;
 use crate::frames::Frames;
 use crate::frames::misuse::misuse;
+use crate::metadata::Carved;
 use crate::percpu::Caches;
 use crate::trace::Trace;
-use crate::zones::hotplug::{self, HotplugError};
 use page_frame::Violation;
 
 /// How an allocator chooses among blocks.

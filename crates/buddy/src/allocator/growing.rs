@@ -26,7 +26,7 @@ use page_frame::{
 };
 
 use crate::allocator::buddy::Buddy;
-use crate::build::BuildError;
+use crate::metadata::BuildError;
 
 /// A buddy over ranges of frames that are added at any time, from none on.
 ///
@@ -117,7 +117,7 @@ impl<M, C> GrowingBuddy<M, C> {
 
     /// Whether some frame of `range` is in a range that was added.
     #[cfg(any(feature = "ax-allocator", feature = "axallocator"))]
-    pub(super) fn overlaps(&self, range: FrameRange) -> bool {
+    pub(crate) fn overlaps(&self, range: FrameRange) -> bool {
         self.parts().any(|part| !part.range.intersection(range).is_empty())
     }
 

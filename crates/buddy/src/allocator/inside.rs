@@ -6,7 +6,7 @@ use page_frame::{Cpu, FrameNumber, FrameRange, Order, PAGE_SIZE, PhysMap};
 
 use crate::allocator::buddy::Buddy;
 use crate::allocator::frame_pool::Mode;
-use crate::build::BuildError;
+use crate::metadata::BuildError;
 use crate::zeroed_memory::ZeroedMemory;
 
 impl<M: PhysMap, C: Cpu> Buddy<'_, M, C> {

@@ -1,7 +1,5 @@
 //! The allocators that users hold: frames by number, memory by address, and the parts of both.
 
-#[cfg(any(feature = "ax-allocator", feature = "axallocator"))]
-pub(crate) mod ax_allocator;
 pub(crate) mod buddy;
 mod cached_frames;
 pub(crate) mod compact;
@@ -9,6 +7,8 @@ pub(crate) mod frame_allocator;
 pub(crate) mod frame_pool;
 pub(crate) mod growing;
 mod growing_source;
+pub(crate) mod hotplug;
+mod hotplug_error;
 mod inside;
 pub(crate) mod pieces;
 pub(crate) mod shrink;

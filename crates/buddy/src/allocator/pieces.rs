@@ -15,8 +15,8 @@ use page_frame::{Cpu, Fault, FaultKind, FrameNumber, FrameRange, Order, OutOfMem
 
 use crate::allocator::frame_allocator::FrameAllocator;
 use crate::allocator::frame_pool::FramePool;
+use crate::bitmap::bits::AREA_ORDER;
 use crate::bitmap::block_range;
-use crate::bits::AREA_ORDER;
 use crate::frames::misuse::misuse;
 use crate::trace::Trace;
 

@@ -12,7 +12,7 @@ use crate::allocator::pieces::SplitError;
 use crate::bitmap::placement::Mobility;
 use crate::frames::Frames;
 use crate::frames::unwind::AbortOnUnwind;
-use crate::pressure::Pressure;
+use crate::trace::Pressure;
 use crate::trace::Trace;
 use crate::zones::zone::Zone;
 use crate::zones::zone::sealed::Sealed;

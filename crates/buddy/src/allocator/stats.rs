@@ -9,7 +9,7 @@ use page_frame::{Cpu, FrameNumber, Order};
 
 use crate::allocator::frame_pool::FramePool;
 use crate::bitmap::placement::Mobility;
-use crate::blocks::{self, Block};
+use crate::frames::blocks::{self, Block};
 use crate::trace::Trace;
 
 /// Free memory as a request of one order sees it.

@@ -11,10 +11,10 @@
 use page_frame::{Cpu, FrameNumber, FrameRange, Order, Tag, Violation};
 
 use crate::allocator::cached_frames::{CachedFrames, SlotTotals, check_slots};
+use crate::bitmap::bits::{AREA_FRAMES, AREA_ORDER, SECTION_AREAS, WORD_BITS};
 use crate::bitmap::check::violated_invariant;
-use crate::bits::{AREA_FRAMES, AREA_ORDER, SECTION_AREAS, WORD_BITS};
-use crate::deferred_free::is_deferrable;
 use crate::frames::Frames;
+use crate::frames::deferred_free::is_deferrable;
 use crate::percpu::Caches;
 
 /// Checks the invariants of areas, then those of slots, then those of blocks. Returns the first

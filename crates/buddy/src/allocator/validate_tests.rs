@@ -11,10 +11,10 @@ use page_frame::{
 };
 
 use crate::bitmap::Bitmap;
+use crate::bitmap::bits::{AREA_FRAMES, AREA_ORDER};
 use crate::bitmap::check::corrupt::{
     clear_hints, lock_claims, lock_section_claims, set_bit, set_entry,
 };
-use crate::bits::{AREA_FRAMES, AREA_ORDER};
 use crate::frames::Frames;
 use crate::percpu::Caches;
 use crate::{Buddy, Mode, ZeroedMemory};

@@ -2,9 +2,9 @@
 
 use page_frame::{FrameNumber, FrameRange};
 
+use crate::bitmap::bits::{AREA_FRAMES, SECTION_AREAS, SECTION_FRAMES};
 use crate::bitmap::hints::UNUSED;
 use crate::bitmap::section::Section;
-use crate::bits::{AREA_FRAMES, SECTION_AREAS, SECTION_FRAMES};
 
 impl Section<'_> {
     /// Takes for ever each frame of the section that lies in none of `ranges`. `base` is the first

@@ -15,7 +15,7 @@
 
 use page_frame::sync::{self, SeqCstUsize, Zeroable};
 
-use crate::bits::{
+use crate::bitmap::bits::{
     AREA_WORDS, WORD_BITS, WORD_ORDER, best_fit_in_line, free_runs, lowest, mask, spread, words,
 };
 
@@ -229,7 +229,7 @@ impl Line {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bits::AREA_FRAMES;
+    use crate::bitmap::bits::AREA_FRAMES;
 
     /// Makes a line in which only word `word` has free frames, those that are clear in `taken`.
     fn line(word: usize, taken: usize) -> Line {

@@ -2,8 +2,8 @@
 
 use page_frame::FrameRange;
 
+use crate::bitmap::bits::{AREA_FRAMES, AREA_WORDS, words};
 use crate::bitmap::section::Section;
-use crate::bits::{AREA_FRAMES, AREA_WORDS, words};
 
 /// Returns the first invariant of the crate that `area` of `section` breaks. `base` is the first
 /// frame of the section, and `ranges` are the frames that exist. Call it only while no other call
@@ -56,9 +56,9 @@ pub(crate) mod corrupt {
     use page_frame::FrameNumber;
 
     use crate::bitmap::Bitmap;
+    use crate::bitmap::bits::WORD_BITS;
     use crate::bitmap::entry::Entry;
     use crate::bitmap::hints::HINT_MAPS;
-    use crate::bits::WORD_BITS;
 
     /// Sets the entry of the area of `frame` to `entry`.
     pub(crate) fn set_entry(bitmap: &Bitmap<'_>, frame: FrameNumber, entry: u8) {

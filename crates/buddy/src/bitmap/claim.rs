@@ -25,9 +25,9 @@
 use page_frame::sync::{Ordering, fence};
 use page_frame::{FrameNumber, Order};
 
+use crate::bitmap::bits::{AREA_ORDER, SECTION_AREAS, SECTION_FRAMES, SECTION_ORDER};
 use crate::bitmap::section::Section;
 use crate::bitmap::{Bitmap, frame};
-use crate::bits::{AREA_ORDER, SECTION_AREAS, SECTION_FRAMES, SECTION_ORDER};
 
 /// Maximum number of passes over all areas before a request fails.
 const MAX_PASSES: usize = 3;
@@ -182,11 +182,11 @@ mod tests {
     use page_frame::sync::Zeroable;
 
     use super::*;
+    use crate::bitmap::bits::{AREA_FRAMES, WORD_BITS};
     use crate::bitmap::entry::Entries;
     use crate::bitmap::hints::{Bounds, HintMaps, Hints};
     use crate::bitmap::section::Lines;
     use crate::bitmap::section_table::{SectionCell, SectionTable};
-    use crate::bits::{AREA_FRAMES, WORD_BITS};
 
     /// Calls `test` with a bitmap of two sections of which all frames are free, the first of them
     /// at an odd number of sections.

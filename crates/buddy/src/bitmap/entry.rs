@@ -8,8 +8,8 @@
 
 use page_frame::sync::{SeqCstU8, Zeroable};
 
+use crate::bitmap::bits::SECTION_AREAS;
 use crate::bitmap::placement::{Mobility, PLACEMENTS, Placement};
-use crate::bits::SECTION_AREAS;
 
 /// The bits that hold the state.
 const STATE: u8 = 3;

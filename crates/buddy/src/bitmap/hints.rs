@@ -14,8 +14,8 @@ use core::ops::Range;
 
 use page_frame::sync::{AtomicUsize, Ordering, SeqCstUsize, Zeroable};
 
+use crate::bitmap::bits::{AREA_FRAMES, SECTION_AREAS, WORD_BITS};
 use crate::bitmap::placement::{PLACEMENTS, Placement};
-use crate::bits::{AREA_FRAMES, SECTION_AREAS, WORD_BITS};
 
 /// Number of degrees of fullness of areas with a placement. Degree 0 is the fullest.
 const DEGREES: usize = 3;
@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn an_area_with_room_for_an_order_is_in_a_map_that_is_searched_for_that_order() {
-        for order in 0..crate::bits::AREA_ORDER {
+        for order in 0..crate::bitmap::bits::AREA_ORDER {
             let placement = Placement::of(order, Mobility::Movable);
             for free in 1 << order..AREA_FRAMES {
                 let map = map_for(placement, free).expect("not full");

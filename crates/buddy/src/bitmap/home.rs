@@ -23,8 +23,8 @@
 use page_frame::FrameNumber;
 use page_frame::sync::{AtomicUsize, Ordering};
 
+use crate::bitmap::bits::{AREA_FRAMES, WORD_BITS};
 use crate::bitmap::hints::HINT_WORDS;
-use crate::bits::{AREA_FRAMES, WORD_BITS};
 
 /// Number of frames that a word of hints covers.
 const HOME_FRAMES: usize = WORD_BITS * AREA_FRAMES;

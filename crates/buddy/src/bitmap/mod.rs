@@ -16,13 +16,16 @@ use page_frame::sync::AtomicUsize;
 use page_frame::{FrameNumber, FrameRange, Order};
 
 use crate::bitmap::area::Freed;
+use crate::bitmap::bits::{
+    AREA_FRAMES, AREA_ORDER, AREA_WORDS, SECTION_ORDER, WORD_BITS, mask, words,
+};
 use crate::bitmap::hints::Bounds;
 use crate::bitmap::placement::{Mobility, PLACEMENTS, Placement};
 use crate::bitmap::section_table::SectionTable;
-use crate::bits::{AREA_FRAMES, AREA_ORDER, AREA_WORDS, SECTION_ORDER, WORD_BITS, mask, words};
 
 mod absent;
 pub(crate) mod area;
+pub(crate) mod bits;
 pub(crate) mod check;
 mod claim;
 mod entry;

@@ -26,6 +26,9 @@ use core::ops::Range;
 use page_frame::sync::Ordering;
 use page_frame::{FrameNumber, Order};
 
+use crate::bitmap::bits::{
+    AREA_FRAMES, AREA_ORDER, WORD_BITS, WORD_ORDER, free_runs, lowest, set_bits,
+};
 use crate::bitmap::hints::{
     EMPTIED, EMPTY, HINT_WORDS, fuller, is_whole_placement, maps_with_room,
 };
@@ -33,7 +36,6 @@ use crate::bitmap::home::{Home, Scope};
 use crate::bitmap::placement::{Mobility, ORDER_GROUPS, Placement};
 use crate::bitmap::section::Section;
 use crate::bitmap::{Bitmap, frame};
-use crate::bits::{AREA_FRAMES, AREA_ORDER, WORD_BITS, WORD_ORDER, free_runs, lowest, set_bits};
 
 /// Maximum number of areas without a fitting run that one step of a search looks at: a guess.
 const MAX_MISSES: usize = 8;

@@ -31,11 +31,11 @@
 use page_frame::sync::{self, AtomicUsize, Lock, Ordering, model_fence, prefetch};
 
 use crate::bitmap::area::{Freed, Line};
+use crate::bitmap::bits::{AREA_FRAMES, AREA_WORDS, SECTION_AREAS, set_bits};
 use crate::bitmap::entry::{Entries, Entry};
 use crate::bitmap::hints::{EMPTIED, EMPTY, HintMaps, Hints, UNUSED, map_for};
 use crate::bitmap::home::Homes;
 use crate::bitmap::placement::{Mobility, Placement};
-use crate::bits::{AREA_FRAMES, AREA_WORDS, SECTION_AREAS, set_bits};
 
 /// Maximum number of areas that one refill claims: 16 MiB.
 pub(crate) const MAX_CLAIM_BATCH: usize = 8;

@@ -17,8 +17,8 @@ use core::marker::PhantomData;
 use page_frame::sync::{AtomicPtr, AtomicUsize, Guard, Lock, Ordering};
 use page_frame::{FrameNumber, FrameRange};
 
+use crate::bitmap::bits::{AREA_FRAMES, SECTION_FRAMES};
 use crate::bitmap::section::Section;
-use crate::bits::{AREA_FRAMES, SECTION_FRAMES};
 
 /// Room for this many areas is much: 8 GiB. A guess.
 const MUCH_ROOM: usize = 4096;

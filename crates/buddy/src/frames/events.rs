@@ -3,7 +3,7 @@
 
 use page_frame::{FrameNumber, FrameRange, Order};
 
-use crate::bits::{AREA_FRAMES, WORD_ORDER, canonical_blocks};
+use crate::bitmap::bits::{AREA_FRAMES, WORD_ORDER, canonical_blocks};
 use crate::frames::Frames;
 use crate::trace::Trace;
 

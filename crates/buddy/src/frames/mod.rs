@@ -9,19 +9,21 @@
 
 use page_frame::{Fault, FaultHook, FaultKind, FrameNumber, FrameRange, Order, panic_on_fault};
 
+use crate::bitmap::bits::{AREA_FRAMES, WORD_BITS, WORD_ORDER, mask};
 use crate::bitmap::home::Home;
 use crate::bitmap::placement::Mobility;
 use crate::bitmap::{Bitmap, area_parts, block_range};
-use crate::bits::{AREA_FRAMES, WORD_BITS, WORD_ORDER, mask};
-use crate::blocks;
-use crate::deferred_free::DeferredFrees;
+use crate::frames::deferred_free::DeferredFrees;
+use crate::frames::tags::Tags;
 use crate::frames::unwind::{FreeAllOnUnwind, FreeOnUnwind, FreeRestOnUnwind, FreeWordOnUnwind};
-use crate::tags::Tags;
 use crate::trace::Trace;
 
+pub(crate) mod blocks;
+pub(crate) mod deferred_free;
 mod events;
 pub(crate) mod misuse;
 mod reconcile;
+pub(crate) mod tags;
 pub(crate) mod unwind;
 
 /// The shared part of an allocator.

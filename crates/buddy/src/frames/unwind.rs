@@ -13,7 +13,7 @@
 use page_frame::{FrameNumber, FrameRange, Order, Tag};
 
 use crate::bitmap::{Bitmap, block_range};
-use crate::tags::Tags;
+use crate::frames::tags::Tags;
 
 /// Frames that the current call has taken and not handed over yet.
 pub(crate) struct FreeOnUnwind<'b, 'm> {

@@ -14,13 +14,13 @@
 use page_frame::internals::TagPlace;
 use page_frame::{Cpu, CpuId, FrameNumber, Frozen, Order, PerCpu, PerCpuGuard, PerCpuSlot, Tag};
 
+use crate::bitmap::bits::WORD_BITS;
 use crate::bitmap::block_range;
 use crate::bitmap::home::Home;
 use crate::bitmap::placement::Mobility;
 use crate::bitmap::section::MAX_CLAIM_BATCH;
-use crate::bits::WORD_BITS;
-use crate::deferred_free::is_deferrable;
 use crate::frames::Frames;
+use crate::frames::deferred_free::is_deferrable;
 use crate::percpu::cached_count::CachedCount;
 use crate::percpu::slot::{CpuSlot, MAX_CACHED_ORDER};
 use crate::trace::Trace;

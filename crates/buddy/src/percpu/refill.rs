@@ -14,8 +14,8 @@
 
 use page_frame::{Cpu, FrameNumber, Order};
 
+use crate::bitmap::bits::{AREA_FRAMES, AREA_ORDER, WORD_ORDER, spread};
 use crate::bitmap::section::MAX_CLAIM_BATCH;
-use crate::bits::{AREA_FRAMES, AREA_ORDER, WORD_ORDER, spread};
 use crate::frames::Frames;
 use crate::percpu::slot::{CpuSlot, FrameWord, MAX_CACHED_ORDER};
 use crate::percpu::{Caches, MOBILITY};

@@ -25,9 +25,9 @@ use core::fmt;
 use page_frame::sync::{Zeroable, in_register};
 use page_frame::{FrameNumber, PAGE_SIZE};
 
+use crate::bitmap::bits::{AREA_FRAMES, AREA_ORDER, WORD_BITS};
 use crate::bitmap::home::Home;
 use crate::bitmap::placement::ORDER_GROUPS;
-use crate::bits::{AREA_FRAMES, AREA_ORDER, WORD_BITS};
 
 /// The largest order that slots cache.
 pub(super) const MAX_CACHED_ORDER: usize = AREA_ORDER as usize;

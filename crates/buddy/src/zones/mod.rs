@@ -1,7 +1,5 @@
-//! Zones: zone lists, watermarks, and memory that is added and removed at run time.
+//! Zones: parts of memory that stand in for one another, with watermarks and lists of zones.
 
-pub(crate) mod hotplug;
-mod hotplug_error;
 pub(crate) mod request;
 pub(crate) mod watermark;
 pub(crate) mod zone;

@@ -27,8 +27,8 @@
 use page_frame::FrameNumber;
 use page_frame::sync::{self, AtomicIsize, AtomicU8, Ordering, fence};
 
-use crate::bits::AREA_FRAMES;
-use crate::pressure::Pressure;
+use crate::bitmap::bits::AREA_FRAMES;
+use crate::trace::Pressure;
 use crate::trace::Trace;
 
 /// Number of shards of the count: a guess, for some tens of CPUs.

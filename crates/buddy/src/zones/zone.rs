@@ -3,7 +3,7 @@
 use page_frame::{Order, OutOfMemory, PageBlock, PageMap, PageResize, PageSource};
 
 use crate::bitmap::placement::Mobility;
-use crate::pressure::Pressure;
+use crate::trace::Pressure;
 
 /// Keeps other crates from implementing [`Zone`]: the safety of a zone list depends on its methods.
 pub(crate) mod sealed {

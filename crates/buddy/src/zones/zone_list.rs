@@ -26,7 +26,7 @@
 use page_frame::OutOfMemory;
 
 use crate::bitmap::placement::Mobility;
-use crate::pressure::Pressure;
+use crate::trace::Pressure;
 use crate::zones::request::{Request, ZoneKind};
 use crate::zones::zone::Zone;
 

@@ -12,10 +12,10 @@ use page_frame::{FrameRange, PAGE_SIZE, PageMapArray, Tag};
 
 use super::*;
 use crate::bitmap::area::Line;
+use crate::bitmap::bits::AREA_ORDER;
 use crate::bitmap::hints::{Bounds, HintMaps, Hints};
 use crate::bitmap::section::{Lines, Section};
 use crate::bitmap::section_table::{SectionCell, SectionTable};
-use crate::bits::AREA_ORDER;
 
 /// The number of the first area of the tests, so that an area's index is not its number.
 const FIRST: usize = 3;

@@ -8,21 +8,21 @@ use page_frame::sync::{AtomicU8, slice_in, slice_in_mut};
 use page_frame::{FrameNumber, FrameRange, PAGE_SHIFT, PageMapArray, PerCpuSlot};
 
 use crate::bitmap::Bitmap;
+use crate::bitmap::bits::{AREA_FRAMES, SECTION_FRAMES, WORD_BITS};
 use crate::bitmap::hints::Bounds;
 use crate::bitmap::section::Section;
 use crate::bitmap::section_table::{SectionCell, SectionTable, merged, section_number};
-use crate::bits::{AREA_FRAMES, SECTION_FRAMES, WORD_BITS};
-use crate::build::section::fill;
-use crate::deferred_free::{DeferredFrees, Flags};
+use crate::frames::deferred_free::{DeferredFrees, Flags};
+use crate::frames::tags::Tags;
+use crate::metadata::section::fill;
 use crate::percpu::cached_count::CachedCount;
 use crate::percpu::slot::CpuSlot;
-use crate::tags::Tags;
 use crate::zeroed_memory::ZeroedMemory;
 
 mod error;
 pub(crate) mod section;
 
-pub use crate::build::error::BuildError;
+pub use crate::metadata::error::BuildError;
 
 /// The parts of an allocator, in their metadata.
 pub(crate) struct Carved<'m> {

@@ -19,14 +19,14 @@
 
 use page_frame::{FrameNumber, FrameRange, Tag};
 
+pub use crate::allocator::hotplug_error::HotplugError;
 use crate::bitmap::area_parts;
+use crate::bitmap::bits::{AREA_FRAMES, SECTION_FRAMES};
 use crate::bitmap::section_table::{SectionCell, section_number};
-use crate::bits::{AREA_FRAMES, SECTION_FRAMES};
-use crate::build::section::{added_section, section_layout};
 use crate::frames::Frames;
+use crate::metadata::section::{added_section, section_layout};
 use crate::trace::Trace;
 use crate::zeroed_memory::ZeroedMemory;
-pub use crate::zones::hotplug_error::HotplugError;
 
 /// Adds the frames of `range`, all of them free, see
 /// [`FrameAllocator::add_section`](crate::FrameAllocator::add_section).

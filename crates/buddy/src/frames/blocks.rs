@@ -6,8 +6,8 @@
 use page_frame::{FrameNumber, Order, Tag};
 
 use crate::bitmap::Bitmap;
-use crate::bits::WORD_BITS;
-use crate::tags::Tags;
+use crate::bitmap::bits::WORD_BITS;
+use crate::frames::tags::Tags;
 
 /// The state of the frames of a [`Block`].
 ///

@@ -40,8 +40,8 @@ use page_frame::{FrameNumber, Order};
 
 use crate::bitmap::Bitmap;
 use crate::bitmap::area::Freed;
-use crate::bits::{AREA_FRAMES, AREA_WORDS, WORD_BITS, mask, set_bits};
-use crate::tags::Tags;
+use crate::bitmap::bits::{AREA_FRAMES, AREA_WORDS, WORD_BITS, mask, set_bits};
+use crate::frames::tags::Tags;
 
 /// Number of deferred frames at which an area is reconciled: a guess between the cost and the
 /// frames that searches miss.

@@ -168,7 +168,7 @@ macro_rules! implement {
     ($ax:ident) => {
         use $ax::{AllocError, AllocResult, BaseAllocator, PageAllocator};
 
-        use crate::allocator::ax_allocator::{AddError, AllocateError, BuddyPageAllocator};
+        use crate::interfaces::ax_allocator::{AddError, AllocateError, BuddyPageAllocator};
 
         impl BaseAllocator for BuddyPageAllocator {
             /// # Panics
