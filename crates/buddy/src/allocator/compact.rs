@@ -2,7 +2,8 @@
 //! their owners can move.
 //!
 //! # Concepts
-//! - A **candidate** is an aligned range of the wanted size with few frames in use.
+//! - A **candidate** is an aligned range of the wanted size with few frames in use. One pass over
+//!   the bitmap finds those with the fewest.
 //! - The call **isolates** the candidate: it takes all free frames of it, so that nobody allocates
 //!   there. Then it asks the owners of the allocated blocks, one by one, to **relocate** each to a
 //!   block elsewhere. A block that was relocated stays taken, and is isolated too.
@@ -28,7 +29,7 @@ use crate::bitmap::home::Home;
 use crate::frames::Frames;
 use crate::trace::Trace;
 
-/// The maximum number of candidates that one call tries.
+/// The maximum number of candidates that one call finds and tries.
 const MAX_CANDIDATES: usize = 16;
 /// The maximum number of blocks taken to find a destination. Those that lie in the candidate, as
 /// their owners freed them meanwhile, are isolated instead.
@@ -71,10 +72,7 @@ pub(crate) fn allocate<C: Cpu, T: Trace, const CHECKED: bool>(
     }
     let frames = &pool.frames;
     let mut compaction = Compaction::<_, _, CHECKED> { frames, order, relocate };
-    let mut tried = None;
-    for _ in 0..MAX_CANDIDATES {
-        let candidate = compaction.next_candidate(tried).ok_or(OutOfMemory)?;
-        tried = Some(candidate);
+    for candidate in compaction.candidates().best() {
         if let Some(frame) = compaction.empty(candidate.start) {
             return Ok(frame);
         }
@@ -94,28 +92,27 @@ impl<'f, 'm, T: Trace, R, const CHECKED: bool> Compaction<'f, 'm, T, R, CHECKED>
 where
     R: FnMut(Relocation) -> Relocated,
 {
-    /// Returns the candidate that comes after `tried`: with the fewest frames in use, and the
-    /// lowest of those. O(frames).
-    fn next_candidate(&self, tried: Option<Candidate>) -> Option<Candidate> {
-        let order = self.order;
-        let ranges = self.frames.bitmap().table().ranges();
-        let candidates = ranges.flat_map(|range| {
-            let first = range.start.get().next_multiple_of(order.pages());
-            let starts = (first..range.end.get()).step_by(order.pages());
-            let whole = starts.take_while(move |start| start + order.pages() <= range.end.get());
-            whole.map(|start| {
-                let start = FrameNumber::new(start);
-                Candidate { in_use: self.taken_in(start), start }
-            })
-        });
-        let is_next = |it: &Candidate| it.in_use < order.pages() && Some(*it) > tried;
-        candidates.filter(is_next).min()
-    }
-
-    /// Returns the number of frames of the candidate at `start` that are not free.
-    fn taken_in(&self, start: FrameNumber) -> usize {
-        let taken = |(word, bits)| self.frames.bitmap().taken_word(word) & bits;
-        words_of(start, self.order).map(|part| taken(part).count_ones() as usize).sum()
+    /// Returns the candidates with the fewest frames in use. One pass: O(frames).
+    fn candidates(&self) -> Candidates {
+        let (bitmap, pages) = (self.frames.bitmap(), self.order.pages());
+        let mut candidates = Candidates::default();
+        for range in bitmap.table().ranges() {
+            let first_area = range.start.get() - range.start.get() % AREA_FRAMES;
+            for area in (first_area..range.end.get()).step_by(AREA_FRAMES) {
+                let taken = bitmap.taken_area(FrameNumber::new(area));
+                for offset in (0..AREA_FRAMES).step_by(pages) {
+                    let start = FrameNumber::new(area + offset);
+                    let taken_in =
+                        |(word, bits): (usize, usize)| (taken[word] & bits).count_ones() as usize;
+                    let in_use = words(offset, offset + pages).map(taken_in).sum();
+                    let is_whole = range.contains(start) && start.get() + pages <= range.end.get();
+                    if is_whole && in_use < pages {
+                        candidates.add(Candidate { in_use, start });
+                    }
+                }
+            }
+        }
+        candidates
     }
 
     /// Empties the candidate at `start`, and allocates it. `None` if some frame of it stays in use.
@@ -137,7 +134,7 @@ where
         let (mut next, end) = (isolated.start.get(), isolated.start.get() + self.order.pages());
         while next < end {
             let from = FrameNumber::new(next);
-            if isolated.has(from) {
+            if isolated.is_held(from) {
                 next += 1;
                 continue;
             }
@@ -145,7 +142,7 @@ where
                 // Its owner has freed it meanwhile. Or it cannot move: a part of a run or a slab,
                 // or in a CPU slot.
                 isolated.take_free();
-                if isolated.has(from) {
+                if isolated.is_held(from) {
                     continue;
                 }
                 return None;
@@ -208,6 +205,37 @@ struct Candidate {
     start: FrameNumber,
 }
 
+/// The best candidates so far.
+struct Candidates {
+    /// In order, the first `count` of them.
+    sorted: [Candidate; MAX_CANDIDATES],
+    count: usize,
+}
+
+impl Default for Candidates {
+    fn default() -> Self {
+        let none = Candidate { in_use: usize::MAX, start: FrameNumber::new(0) };
+        Self { sorted: [none; MAX_CANDIDATES], count: 0 }
+    }
+}
+
+impl Candidates {
+    /// Adds `candidate` if it is one of the best.
+    fn add(&mut self, candidate: Candidate) {
+        let at = self.best().partition_point(|better| *better < candidate);
+        if at < MAX_CANDIDATES {
+            self.count = MAX_CANDIDATES.min(self.count + 1);
+            self.sorted.copy_within(at..self.count - 1, at + 1);
+            self.sorted[at] = candidate;
+        }
+    }
+
+    /// Returns them, the best first.
+    fn best(&self) -> &[Candidate] {
+        &self.sorted[..self.count]
+    }
+}
+
 /// The frames of a candidate that the call has taken. They are freed when it is dropped.
 struct Isolated<'f, 'm, T> {
     frames: &'f Frames<'m, T>,
@@ -222,7 +250,7 @@ impl<T> Isolated<'_, '_, T> {
         frame.get().wrapping_sub(self.start.get()) < self.order.pages()
     }
 
-    fn has(&self, frame: FrameNumber) -> bool {
+    fn is_held(&self, frame: FrameNumber) -> bool {
         let offset = frame.get() - self.start.get();
         self.held[offset / WORD_BITS] >> (offset % WORD_BITS) & 1 == 1
     }

@@ -170,6 +170,12 @@ impl<'m> Bitmap<'m> {
         located.map_or(usize::MAX, |(at, section)| section.taken(at.area)[at.frame / WORD_BITS])
     }
 
+    /// Returns the taken bits of the area of `frame`, as [`taken_word`](Self::taken_word) does.
+    pub(crate) fn taken_area(&self, frame: FrameNumber) -> [usize; AREA_WORDS] {
+        let located = self.table.locate(frame);
+        located.map_or([usize::MAX; AREA_WORDS], |(at, section)| section.taken(at.area))
+    }
+
     /// Returns whether the whole area of `frame` belongs to one block.
     pub(crate) fn is_whole(&self, frame: FrameNumber) -> bool {
         self.table.locate(frame).is_some_and(|(at, section)| section.is_whole(at.area))
