@@ -82,7 +82,7 @@ pub(crate) fn arm(now: u64, after: After) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Threads;
+    use crate::threads::Threads;
     use page_frame::Cpu;
 
     /// Mutations that it catches: a word that stays armed; an armed thread that loses its number;

@@ -141,7 +141,8 @@ unsafe impl Cpu for CriticalSectionCpu {
 mod tests {
     extern crate std;
     use super::*;
-    use crate::{PerCpu, PerCpuSlot};
+    use crate::percpu::per_cpu::PerCpu;
+    use crate::percpu::slot::PerCpuSlot;
     use std::sync::Barrier;
     use std::thread;
 

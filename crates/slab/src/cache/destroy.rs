@@ -143,7 +143,7 @@ mod tests {
     use page_frame::{Arena, Cpu, CpuId};
 
     use super::*;
-    use crate::Registry;
+    use crate::registry::handle::Registry;
 
     /// The function of a test that runs at each drop of a machine.
     type Look<'a> = Box<dyn Fn() + 'a>;
