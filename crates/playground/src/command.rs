@@ -10,10 +10,10 @@
 use alloc::format;
 use alloc::string::String;
 
-use crate::complaint::Complaint;
+use crate::input::complaint::Complaint;
+use crate::input::limits::MAX_BYTES;
 use crate::json::Json;
 use crate::judge;
-use crate::limits::MAX_BYTES;
 use crate::{buddy_scene, pressure_scene, slab_scene};
 
 /// Performs one command and returns its answer, see [`Engine::answer`].

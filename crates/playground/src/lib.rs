@@ -13,8 +13,8 @@
 //! an [`Engine`] through the few exports of `wasm.rs`.
 //!
 //! # Limits
-//! Scripts come from the user or from an address, so every size has a limit (`limits.rs`). Input
-//! beyond it gets an answer that says so.
+//! Scripts come from the user or from an address, so every size has a limit (`input/limits.rs`).
+//! Input beyond it gets an answer that says so.
 #![cfg_attr(target_family = "wasm", no_std)]
 #![deny(unsafe_op_in_unsafe_fn)]
 
@@ -22,16 +22,11 @@ extern crate alloc;
 
 mod buddy_scene;
 mod command;
-mod complaint;
+mod input;
 mod json;
 pub mod judge;
-mod limits;
-mod names;
 mod page_memory;
 mod pressure_scene;
-mod request;
-mod script;
-mod size;
 mod slab_scene;
 #[cfg(target_family = "wasm")]
 mod wasm;

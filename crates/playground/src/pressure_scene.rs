@@ -17,12 +17,12 @@ use buddy::{BlockState, Pressure, Trace};
 use page_frame::{ListFull, OneContext, PAGE_SIZE, Reclaiming, Shrink, ShrinkList};
 use slab::{Cache, Registry};
 
-use crate::complaint::{Complaint, quoted};
+use crate::input::complaint::{Complaint, quoted};
+use crate::input::limits::{MAX_COUNT, MAX_STEPS};
+use crate::input::script::{Line, lines};
+use crate::input::size::counted;
 use crate::json::{Json, texts};
-use crate::limits::{MAX_COUNT, MAX_STEPS};
 use crate::page_memory::{PAGES, PageBuddy, PageMemory};
-use crate::script::{Line, lines};
-use crate::size::counted;
 
 type Source<'m> = Reclaiming<&'m PageBuddy<'m, OneContext>, ShrinkList<1>>;
 type SceneRegistry<'s, 'm> = Registry<(&'s Source<'m>, OneContext)>;

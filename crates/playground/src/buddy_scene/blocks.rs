@@ -8,8 +8,8 @@ use buddy::BlockState;
 use page_frame::Order;
 
 use super::machine::{Machine, Owned};
+use crate::input::size::short;
 use crate::json::{Json, numbers};
-use crate::size::short;
 
 /// The state of a block.
 enum State<'b> {

@@ -14,10 +14,10 @@ use buddy::{BuildError, FrameAllocator, Mode, ZeroedMemory};
 use page_frame::{Fault, FaultKind, FrameNumber, FrameRange, Order, SingleCpu};
 
 use super::trace_log::{Event, TraceLog};
-use crate::complaint::quoted;
-use crate::names::UsedNames;
-use crate::request::{Request, Size};
-use crate::script::Memory;
+use crate::input::complaint::quoted;
+use crate::input::names::UsedNames;
+use crate::input::request::{Request, Size};
+use crate::input::script::Memory;
 
 /// An allocated block.
 #[derive(Clone, Debug, PartialEq, Eq)]

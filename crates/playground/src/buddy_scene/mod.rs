@@ -15,8 +15,8 @@ mod tests {
     use alloc::string::String;
 
     use super::Session;
-    use crate::complaint::Complaint;
-    use crate::limits::MAX_STEPS;
+    use crate::input::complaint::Complaint;
+    use crate::input::limits::MAX_STEPS;
 
     fn show(text: &str, position: usize) -> Result<String, Complaint> {
         Session::new().show(text, position)

@@ -14,11 +14,11 @@ use core::ptr::NonNull;
 
 use super::machine::{Machine, MachineMemory, Step};
 use super::state;
-use crate::complaint::Complaint;
+use crate::input::complaint::Complaint;
+use crate::input::limits::MAX_STEPS;
+use crate::input::request;
+use crate::input::script::{self, Line, Memory};
 use crate::json::Json;
-use crate::limits::MAX_STEPS;
-use crate::request;
-use crate::script::{self, Line, Memory};
 
 /// The buddy's part of the page.
 #[derive(Default)]

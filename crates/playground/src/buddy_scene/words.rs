@@ -8,9 +8,9 @@ use page_frame::Order;
 
 use super::machine::{Deed, Machine, Owned, Step};
 use super::trace_log::{Event, merged_blocks, split_blocks};
-use crate::request::Size;
-use crate::script::Memory;
-use crate::size::short;
+use crate::input::request::Size;
+use crate::input::script::Memory;
+use crate::input::size::short;
 
 /// The sentences about a step and about the state after it.
 pub(crate) struct Words {

@@ -11,7 +11,7 @@ use super::rule::{Broken, Rule};
 use super::statement::{Kind, Piece, Policy};
 use super::verdict::{Found, Picture};
 use crate::buddy_scene::machine::Machine;
-use crate::request::{Answer, Request, Size};
+use crate::input::request::{Answer, Request, Size};
 
 /// Counts, and the policy in force.
 #[derive(Debug, Default)]
@@ -99,12 +99,12 @@ impl Judge {
         machine: &Machine<'_>,
     ) -> Result<usize, Found> {
         let memory = machine.memory();
-        let at = crate::size::exact(byte);
+        let at = crate::input::size::exact(byte);
         let no_picture = |rule, why: String| Err((Broken::new(rule, why), None));
         let Some(order) = size.order.filter(|order| order.pages() <= memory.units) else {
             let why = format!(
                 "{name} asks for {}, which is more than all memory. The right answer is none.",
-                crate::size::short(size.bytes)
+                crate::input::size::short(size.bytes)
             );
             return no_picture(Rule::Outside, why);
         };

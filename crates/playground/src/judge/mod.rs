@@ -34,9 +34,9 @@ use alloc::vec::Vec;
 
 use crate::buddy_scene::machine::{Machine, MachineMemory};
 use crate::buddy_scene::plain;
-use crate::complaint::Complaint;
-use crate::limits::MAX_LINES;
-use crate::script::{self, Line};
+use crate::input::complaint::Complaint;
+use crate::input::limits::MAX_LINES;
+use crate::input::script::{self, Line};
 use rule::{Broken, Rule};
 use statement::{Statement, statements};
 pub use verdict::Verdict;

@@ -7,10 +7,10 @@ use alloc::vec::Vec;
 
 use page_frame::Order;
 
-use crate::complaint::{Complaint, quoted};
-use crate::names;
-use crate::request::{self, Answer, Request};
-use crate::script::{Line, Memory};
+use crate::input::complaint::{Complaint, quoted};
+use crate::input::names;
+use crate::input::request::{self, Answer, Request};
+use crate::input::script::{Line, Memory};
 
 /// Which free block an allocator must choose.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -186,7 +186,7 @@ fn pieces<'t>(text: &'t str, memory: &Memory) -> Result<Rc<[Piece<'t>]>, String>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::script::lines;
+    use crate::input::script::lines;
 
     fn one(text: &str) -> Result<Kind<'_>, String> {
         kind(text, &Memory::default())

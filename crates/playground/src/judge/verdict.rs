@@ -12,8 +12,8 @@ use super::rule::Broken;
 use super::statement::Piece;
 use crate::buddy_scene::machine::Machine;
 use crate::buddy_scene::{blocks_json, plain};
+use crate::input::script::{Line, Memory};
 use crate::json::{Json, numbers};
-use crate::script::{Line, Memory};
 
 /// Maximum number of right lines that the page lists.
 pub(super) const MAX_SHOWN: usize = 400;

@@ -11,8 +11,8 @@ use page_frame::{CpuId, Order, SwitchedCpu};
 use slab::{Cache, Geometry, Registry, SlabView};
 
 use super::script::{CPUS, Options, Request};
+use crate::input::size::counted;
 use crate::page_memory::PageBuddy;
-use crate::size::counted;
 
 type Source<'s> = &'s PageBuddy<'s, &'s SwitchedCpu>;
 type Objects<'s> = Cache<(Source<'s>, &'s SwitchedCpu)>;

@@ -19,11 +19,11 @@ use alloc::vec::Vec;
 
 use page_frame::SwitchedCpu;
 
-use crate::complaint::Complaint;
+use crate::input::complaint::Complaint;
+use crate::input::limits::MAX_STEPS;
+use crate::input::script::{Line, lines};
 use crate::json::{Json, texts};
-use crate::limits::MAX_STEPS;
 use crate::page_memory::PageMemory;
-use crate::script::{Line, lines};
 use cache::SceneCache;
 use script::CPUS;
 

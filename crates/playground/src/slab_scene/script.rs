@@ -4,9 +4,9 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::complaint::{Complaint, quoted};
-use crate::limits::MAX_COUNT;
-use crate::script::Line;
+use crate::input::complaint::{Complaint, quoted};
+use crate::input::limits::MAX_COUNT;
+use crate::input::script::Line;
 
 /// Sizes of objects in bytes, for which a slab is one page and can be drawn.
 const SIZES: core::ops::RangeInclusive<usize> = 64..=2048;

@@ -5,8 +5,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::cache::SceneCache;
+use crate::input::size::counted;
 use crate::json::{Json, numbers, texts};
-use crate::size::counted;
 
 /// Bytes of a line of the CPU cache.
 const LINE_BYTES: usize = 64;

@@ -10,9 +10,9 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::complaint::{Complaint, quoted};
-use crate::limits::{MAX_REQUESTS, MAX_UNITS};
-use crate::size::{self, Plain};
+use crate::input::complaint::{Complaint, quoted};
+use crate::input::limits::{MAX_REQUESTS, MAX_UNITS};
+use crate::input::size::{self, Plain};
 
 /// The memory of a script.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,8 +4,8 @@ use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::{String, ToString};
 
-use crate::complaint::quoted;
-use crate::limits::MAX_NAME;
+use crate::input::complaint::quoted;
+use crate::input::limits::MAX_NAME;
 
 /// Checks that `text` can be a name: a letter, then letters, digits and underscores.
 ///

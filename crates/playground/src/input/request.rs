@@ -20,10 +20,10 @@ use alloc::vec::Vec;
 
 use page_frame::Order;
 
-use crate::complaint::quoted;
-use crate::names;
-use crate::script::Memory;
-use crate::size::{self, Plain};
+use crate::input::complaint::quoted;
+use crate::input::names;
+use crate::input::script::Memory;
+use crate::input::size::{self, Plain};
 
 /// One request.
 #[derive(Clone, Debug, PartialEq, Eq)]

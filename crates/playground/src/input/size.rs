@@ -4,7 +4,7 @@
 use alloc::format;
 use alloc::string::String;
 
-use crate::complaint::quoted;
+use crate::input::complaint::quoted;
 
 /// The meaning of a number without a suffix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
