@@ -6,30 +6,16 @@
 //! that tests and fuzz targets can use it.
 
 pub mod any_input;
-pub mod backed;
-pub mod buddyinfo;
 pub mod bundled;
-pub mod check;
-pub mod diff;
-pub mod frag;
-pub mod free_blocks;
 pub mod import;
 pub mod input_error;
-mod leak;
-pub mod map;
-pub mod memory_map;
+pub mod kernel_files;
+pub mod memory;
 pub mod output_file;
-pub mod pagetypeinfo;
 pub mod picture;
-pub mod plan;
 pub mod recording;
 pub mod replay;
 pub mod report;
-pub mod resident;
-pub mod simulated;
-pub mod slabinfo;
-mod text_lines;
-pub mod top;
 pub mod trace;
+pub mod views;
 pub mod walkthrough;
-pub mod watermarks;

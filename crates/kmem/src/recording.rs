@@ -5,9 +5,10 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use crate::kernel_files::{free_blocks, memory_map, slabinfo};
 use crate::trace::line::{Line, parse};
 use crate::trace::plain_text::PlainText;
-use crate::{free_blocks, import, memory_map, slabinfo, trace};
+use crate::{import, trace};
 
 /// Bytes that are looked at: enough for the head of each kind of recording.
 const START_BYTES: u64 = 64 << 10;

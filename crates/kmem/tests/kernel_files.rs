@@ -126,7 +126,8 @@ fn frees_of_old_kernels_count_and_names_stay_whole() {
 /// Returns the usable frames of a map, as ranges.
 fn usable(name: &str) -> Result<Vec<(usize, usize)>, String> {
     let file = BufReader::new(File::open(file(name)).expect("it is there"));
-    let map = kmem::memory_map::read(name, file).map_err(|error| error.to_string())?;
+    let map =
+        kmem::kernel_files::memory_map::read(name, file).map_err(|error| error.to_string())?;
     Ok(map.runs.iter().map(|run| (run.start.get(), run.end.get())).collect())
 }
 

@@ -3,8 +3,8 @@
 use std::io::{Write, stdout};
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
-use kmem::check::check;
 use kmem::picture::style::Style;
+use kmem::views::check::check;
 
 use super::{Failure, Screen, inputs, traces};
 

@@ -4,11 +4,11 @@ use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgMatches, Command, value_parser};
-use kmem::diff::diff;
 use kmem::picture::style::Style;
 use kmem::replay::outcome::Outcome;
 use kmem::replay::pipeline::Options;
 use kmem::trace::source::Source;
+use kmem::views::diff::diff;
 
 use super::machine::{Machine, USUAL_BYTES, play};
 use super::{Failure, OUTPUTS, Screen, file, force, output, path, replay};

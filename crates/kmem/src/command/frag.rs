@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use clap::{Arg, ArgMatches, Command, value_parser};
 use kmem::any_input;
-use kmem::frag::{HUGE, describe, describe_briefly, legend, summary};
-use kmem::free_blocks::{Zone, read};
+use kmem::kernel_files::free_blocks::{Zone, read};
+use kmem::kernel_files::watermarks;
 use kmem::picture::style::{Ink, Style};
 use kmem::picture::text::percent;
-use kmem::watermarks;
+use kmem::views::frag::{HUGE, describe, describe_briefly, legend, summary};
 use page_frame::Order;
 
 use super::terminal::{Key, Terminal};

@@ -3,10 +3,10 @@
 use std::io::{Write, stdout};
 
 use clap::{Arg, ArgMatches, Command};
-use kmem::map::{Map, by_mobility, by_order, by_owner};
 use kmem::picture::painted;
 use kmem::picture::style::Style;
 use kmem::replay::pipeline::Options;
+use kmem::views::map::{Map, by_mobility, by_order, by_owner};
 
 use super::{
     Failure, OUTPUTS, Screen, folder, force, inputs, machine, output_folder, replay, traces,

@@ -5,13 +5,13 @@ use std::path::Path;
 
 use clap::ArgMatches;
 use kmem::input_error::InputError;
+use kmem::kernel_files::{buddyinfo, pagetypeinfo};
 use kmem::output_file::{OutputFile, OutputFolder};
 use kmem::picture::painted;
 use kmem::replay::buddy_pages::BuddyPages;
 use kmem::replay::json;
 use kmem::replay::stack::Stack;
 use kmem::report::{self, Report, html};
-use kmem::{buddyinfo, pagetypeinfo};
 
 use super::{Failure, output, output_folder, path};
 

@@ -5,7 +5,7 @@ use std::io::{Write, stdout};
 use clap::error::ErrorKind;
 use clap::{Arg, ArgMatches, Command};
 use kmem::picture::style::Style;
-use kmem::plan::plan;
+use kmem::views::plan::plan;
 
 use super::{Failure, Screen};
 

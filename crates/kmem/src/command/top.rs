@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use kmem::any_input;
+use kmem::kernel_files::slabinfo::{self, Line, Slabinfo};
 use kmem::replay::buddy_pages::BuddyPages;
 use kmem::replay::pipeline::{self, Options, Replay};
 use kmem::replay::stack::Stack;
-use kmem::slabinfo::{self, Line, Slabinfo};
-use kmem::top::{Sort, screen};
 use kmem::trace::losses::Losses;
 use kmem::trace::source::Source;
+use kmem::views::top::{Sort, screen};
 
 use super::terminal::{Key, Terminal};
 use super::{Failure, Screen};

@@ -8,7 +8,7 @@ use page_frame::{CpuId, FrameNumber, FrameRange, Order, OutOfMemory, SwitchedCpu
 
 use super::outcome::Shortage;
 use super::target::{FreeCounts, PageTarget};
-use crate::simulated::Simulated;
+use crate::memory::simulated::Simulated;
 
 /// The kernel's zones on x86-64, lowest first: the name, and the end frame (exclusive).
 const ZONES: [(&str, usize); 3] = [("DMA", 16 << 8), ("DMA32", 4 << 18), ("Normal", usize::MAX)];

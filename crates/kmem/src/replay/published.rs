@@ -10,7 +10,7 @@ use hosted::Mapped;
 use page_frame::PAGE_SIZE;
 
 use super::heap::Heap;
-use crate::resident::resident_bytes;
+use crate::memory::resident::resident_bytes;
 
 /// A heap over a range of memory of its own.
 pub(super) struct Ranged<H> {

@@ -18,8 +18,8 @@ use slab::{BuildError, Cache, CacheStats, Registry};
 
 use super::outcome::{Shortage, StackTotals};
 use super::target::{NoCache, OBJECT_ALIGN, ObjectTarget};
-use crate::backed::{Backed, CountedBuddy};
-use crate::slabinfo;
+use crate::kernel_files::slabinfo;
+use crate::memory::backed::{Backed, CountedBuddy};
 
 /// Pages that a reclaim requests from the caches when a request finds no memory.
 const RECLAIMED_AT_ONCE: usize = 64;

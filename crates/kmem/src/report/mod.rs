@@ -9,7 +9,7 @@ pub mod table;
 pub mod tables;
 mod timed_run;
 
-use crate::map;
+use crate::kernel_files::slabinfo;
 use crate::picture::chart::Chart;
 use crate::picture::style::Style;
 use crate::replay::buddy_pages::BuddyPages;
@@ -19,7 +19,7 @@ use crate::replay::stack::Stack;
 use crate::replay::timed::Timed;
 use crate::replay::timeline::Timeline;
 use crate::replay::times::clock_cost;
-use crate::slabinfo;
+use crate::views::map;
 use table::Table;
 
 /// A replay whose operations are timed.

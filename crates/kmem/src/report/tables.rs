@@ -5,12 +5,12 @@ use page_frame::PAGE_SIZE;
 use super::TimedReplay;
 use super::cell::{Cell, Column, Unit};
 use super::table::{Table, column};
+use crate::kernel_files::slabinfo;
 use crate::picture::text::{size, thousands};
 use crate::replay::caches::CacheState;
 use crate::replay::caller::Caller;
 use crate::replay::outcome::{OperationTimes, Outcome};
 use crate::replay::times::Times;
-use crate::slabinfo;
 
 /// Maximum number of rows of the tables of caches and of callers; one more sums up the rest.
 pub(super) const ROWS: usize = 60;

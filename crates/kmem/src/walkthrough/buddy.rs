@@ -10,7 +10,7 @@ use std::io;
 use buddy::{BlockState, EventCounts, FrameAllocator, Mode};
 use page_frame::{FrameNumber, Order, SingleCpu};
 
-use crate::simulated::Simulated;
+use crate::memory::simulated::Simulated;
 
 use super::script::{Operation, example};
 use super::step::{self, LEFT, SCALE, Step, Walk};

@@ -13,7 +13,7 @@ use page_frame::{CpuId, PAGE_SIZE, SwitchedCpu};
 use slab::{Cache, Registry};
 
 use super::step::{self, LEFT, Step, Walk};
-use crate::backed::{Backed, CountedBuddy};
+use crate::memory::backed::{Backed, CountedBuddy};
 use crate::picture::style::{Ink, Style};
 use crate::picture::svg::Svg;
 use crate::picture::text::counted;

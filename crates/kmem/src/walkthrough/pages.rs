@@ -3,9 +3,9 @@
 use std::io;
 
 use super::{Layer, play, walk};
+use crate::picture::page::{END, begin};
 use crate::picture::style::{PAGE_END, Rest, Style};
 use crate::picture::svg::escaped;
-use crate::report::html::{END, begin};
 
 /// Plays `layer` and returns its steps, each as a terminal with colours would show it.
 ///

@@ -15,7 +15,7 @@ use page_frame::{OutOfMemory, PAGE_SIZE, Reclaiming, Shrink, ShrinkList};
 use slab::{Cache, Registry};
 
 use super::step::{self, LEFT, SCALE, Step, Walk};
-use crate::backed::{Backed, CountedBuddy};
+use crate::memory::backed::{Backed, CountedBuddy};
 use crate::picture::style::{Ink, Style};
 use crate::picture::svg::Svg;
 use crate::picture::text::counted;

@@ -15,7 +15,7 @@ use page_frame::{Order, PAGE_SIZE, SingleCpu};
 use slab::{Cache, Geometry, Registry, SlabView};
 
 use super::step::{self, LEFT, SCALE, Step, Walk};
-use crate::backed::{Backed, CountedBuddy};
+use crate::memory::backed::{Backed, CountedBuddy};
 use crate::picture::style::{Ink, Style};
 use crate::picture::svg::Svg;
 use crate::picture::text::counted;

@@ -14,8 +14,8 @@ use std::io::BufRead;
 use page_frame::PAGE_SIZE;
 
 use crate::input_error::{InputError, Mismatch};
+use crate::kernel_files::text_lines::{self, TextLine};
 use crate::picture::text::size;
-use crate::text_lines::{self, TextLine};
 
 /// Maximum number of lines of a file. 4,096 zones have as many lines.
 const MAX_LINES: u64 = 1 << 20;

@@ -16,8 +16,8 @@ use std::io::BufRead;
 use page_frame::{Order, PAGE_SIZE};
 
 use crate::input_error::{InputError, Mismatch, quoted};
-use crate::text_lines::{self, TextLine};
-use crate::watermarks::{self, Watermarks};
+use crate::kernel_files::text_lines::{self, TextLine};
+use crate::kernel_files::watermarks::{self, Watermarks};
 
 /// Maximum number of zones in a file.
 const MAX_ZONES: usize = 4096;

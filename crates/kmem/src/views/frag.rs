@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use buddy::Fragmentation;
 use page_frame::{Order, PAGE_SIZE};
 
-use crate::free_blocks::Zone;
+use crate::kernel_files::free_blocks::Zone;
 use crate::picture::style::{Ink, Style};
 use crate::picture::text::{counted, percent, size, thousands};
 
@@ -224,7 +224,7 @@ fn bar(part: usize, whole: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::free_blocks::read;
+    use crate::kernel_files::free_blocks::read;
 
     #[test]
     fn an_order_fails_for_want_of_memory_or_because_it_is_in_pieces_or_for_a_watermark() {
@@ -242,7 +242,8 @@ mod tests {
         assert!(little.contains("too little memory is free, 400 KiB"), "{little}");
         let mut marked = zone("0 0 0 0 0 0 0 0 0 2 0");
         assert!(answer(&marked, order).contains("succeeds: free blocks serve 2"));
-        marked.watermarks = Some(crate::watermarks::Watermarks { min: 600, low: 700, high: 800 });
+        marked.watermarks =
+            Some(crate::kernel_files::watermarks::Watermarks { min: 600, low: 700, high: 800 });
         assert!(answer(&marked, order).contains("the min watermark of 2.34 MiB"), "{marked:?}");
     }
 
@@ -257,7 +258,8 @@ mod tests {
         ];
         let expected = "Order 9 (2 MiB) fails in 1 of 2 zones:\n  Node 0, zone Normal.";
         assert_eq!(summary(&zones, order), expected);
-        zones[0].watermarks = Some(crate::watermarks::Watermarks { min: 600, low: 700, high: 800 });
+        zones[0].watermarks =
+            Some(crate::kernel_files::watermarks::Watermarks { min: 600, low: 700, high: 800 });
         assert_eq!(summary(&zones, order), "Order 9 (2 MiB) fails in each of 2 zones.");
         for zone in &zones {
             let mut brief = Vec::new();
@@ -281,7 +283,8 @@ mod tests {
     fn our_own_line_is_read_back() {
         let mut counts = [0; Order::COUNT];
         (counts[0], counts[3], counts[10]) = (3, 2, 7);
-        let zone = one(&crate::buddyinfo::line(1, "Normal", &counts)).expect("it is well formed");
+        let zone = one(&crate::kernel_files::buddyinfo::line(1, "Normal", &counts))
+            .expect("it is well formed");
         assert_eq!(zone.name, "Node 1, zone Normal");
         assert_eq!(zone.free_counts, counts[..11]);
     }

@@ -13,8 +13,8 @@
 use std::io::BufRead;
 
 use crate::input_error::{InputError, Mismatch, quoted};
+use crate::kernel_files::text_lines::{self, TextLine};
 use crate::picture::text::printable;
-use crate::text_lines::{self, TextLine};
 
 /// Maximum number of caches in a file.
 const MAX_CACHES: u64 = 65_536;

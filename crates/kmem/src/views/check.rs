@@ -9,7 +9,6 @@ use std::collections::HashMap;
 use std::io::{self, Write};
 
 use crate::input_error::InputError;
-use crate::leak::{self, Owner, Use};
 use crate::picture::style::{Ink, Style};
 use crate::picture::text::{percent, size, thousands};
 use crate::replay::hash::NumberMap;
@@ -18,6 +17,7 @@ use crate::trace::losses::Losses;
 use crate::trace::read_ahead::Ahead;
 use crate::trace::reader::{Batch, TraceReader};
 use crate::trace::source::{Source, Text};
+use crate::views::leak::{self, Owner, Use};
 
 /// Maximum number of double frees kept with their place. All are counted.
 const SHOWN: usize = 10;

@@ -2,7 +2,7 @@
 
 use page_frame::PAGE_SIZE;
 
-use crate::slabinfo::Line;
+use crate::kernel_files::slabinfo::Line;
 
 /// The sort key of the rows. All but the name sort the largest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -23,8 +23,8 @@ use std::io::BufRead;
 use page_frame::{FrameRange, MemoryMap, RegionKind};
 
 use crate::input_error::{InputError, Mismatch, quoted};
+use crate::kernel_files::text_lines::{self, TextLine};
 use crate::picture::text::counted;
-use crate::text_lines::{self, TextLine};
 use line::{Action, REGION, REPLACING, Range, Region, action};
 
 /// Maximum number of regions in a map.
