@@ -1,11 +1,14 @@
 //! Question: what does memory of any size cost, requested directly and by the standard library's
 //! collections, and has that changed since the last run?
 //!
-//! Baselines: the harness alone (`floor`, where a workload can run without memory) and the
-//! published allocators of [`benches::memory::contestants`], the system's among them. An iteration
-//! is one operation of `versus`'s workload of the same name; a sample is one round of it. Only
-//! `versus` has the rows in bytes. Criterion runs contestants one after the other. `versus`
-//! interleaves them, and we claim only its ratios.
+//! Measured: a `hosted::Heap`. Compared: the harness alone (`floor`, where a workload need not copy
+//! or zero memory), and the other allocators of [`benches::memory::contestants`], the system's
+//! among them. An iteration is one operation of `versus`'s workload of the same name. A sample is
+//! one round of the workload, whatever number of iterations criterion asks for: its mean time for
+//! an operation, in CPU time of the thread, times that number.
+//!
+//! Rows in bytes and rows in fresh processes are only in `versus`. Criterion runs contestants one
+//! after the other. `versus` interleaves them, and the documentation quotes only its ratios.
 
 use std::time::Duration;
 
@@ -19,12 +22,13 @@ use criterion::{Criterion, SamplingMode};
 
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
-    memory(&mut criterion);
+    direct(&mut criterion);
     collections(&mut criterion);
     criterion.final_summary();
 }
 
-fn memory(criterion: &mut Criterion) {
+/// Requests to the allocators themselves.
+fn direct(criterion: &mut Criterion) {
     for workload in Workload::ALL {
         let has_floor = workload.has_floor();
         bench(criterion, &workload.name(), has_floor, |contestant| contestant.run(workload));

@@ -1,17 +1,19 @@
 //! A set of frames: one bit for each frame of a range.
 //!
-//! `Pages` has one for its committed frames, and two for areas, which it numbers like frames.
+//! There is one for the committed frames, one for the open units of the space, and two for areas;
+//! units and areas are numbered like frames.
 //!
 //! # Concurrency
-//! Only the owner of a frame changes its bit. Relaxed: the transfer of the frame between CPUs
-//! orders the changes.
+//! Two threads never change the bit of one frame at the same time: only its owner does, or the
+//! holder of a lock. All accesses are Relaxed, as the transfer of the frame, or the lock, orders
+//! them. Different bits of a word may change at the same time.
 
 use core::ptr::NonNull;
 
 use page_frame::sync::{AtomicUsize, Ordering, slice_in};
 use page_frame::{FrameNumber, FrameRange};
 
-/// Frames in a word of a set.
+/// Frames in a word of a set: a group.
 pub(crate) const WORD_BITS: usize = usize::BITS as usize;
 
 /// A set of frames of one range.
@@ -22,7 +24,7 @@ pub(crate) struct FrameSet {
 }
 
 impl FrameSet {
-    /// Returns the bytes that a set for `frames` needs, a multiple of 64.
+    /// Returns the bytes that a set for `frames` needs: whole cache lines of 64 bytes.
     pub(crate) fn bytes(frames: FrameRange) -> usize {
         (Self::words(frames) * size_of::<AtomicUsize>()).next_multiple_of(64)
     }
@@ -32,6 +34,7 @@ impl FrameSet {
     /// # Safety
     /// 1. `memory` is zero, aligned to 64 bytes, and valid for reads and writes of
     ///    [`bytes(frames)`](Self::bytes) bytes as long as the value lives. No other code uses it.
+    ///    (`'static` in the type stands for that lifetime; the words never leave this module.)
     pub(crate) unsafe fn new_in(memory: NonNull<u8>, frames: FrameRange) -> Self {
         // SAFETY: clauses 1 and 2 of `slice_in` follow from clause 1.
         let words = unsafe { slice_in(memory, Self::words(frames)) };
@@ -86,24 +89,26 @@ impl FrameSet {
         found
     }
 
-    /// Returns the part of `range` from its first frame in the set to the last one, or to the one
-    /// with which there are `most`.
+    /// Returns the part of `range` from its first frame in the set to its last one, or to the
+    /// `most`-th of those in the set. Empty if `range` has none, or `most` is zero.
     pub(crate) fn span_of(&self, range: FrameRange, most: usize) -> FrameRange {
         let is_in = |frame: &usize| {
             let frame = FrameNumber::new(*frame);
             self.count(FrameRange::new(frame, FrameNumber::new(frame.get() + 1))) == 1
         };
         let mut members = (range.start.get()..range.end.get()).filter(is_in).take(most);
-        let first = members.next().unwrap_or(range.start.get());
-        let end = members.last().map_or(first + 1, |last| last + 1).min(range.end.get());
-        FrameRange::new(FrameNumber::new(first), FrameNumber::new(end))
+        let Some(first) = members.next() else { return FrameRange::new(range.start, range.start) };
+        let last = members.last().unwrap_or(first);
+        FrameRange::new(FrameNumber::new(first), FrameNumber::new(last + 1))
     }
 
-    /// Iterates over the aligned groups of [`WORD_BITS`] frames in `range` of which the set has
-    /// any; returns the first frame of each. A load for each group.
+    /// Iterates over the aligned groups of [`WORD_BITS`] frames that overlap `range` and of which
+    /// the set has any frame, also one outside of `range`; returns the first frame of each, which
+    /// may lie before `range`. A load for each group.
     pub(crate) fn groups(&self, range: FrameRange) -> impl Iterator<Item = FrameNumber> {
         let first = (range.start.get() - self.first) / WORD_BITS;
         let end = (range.end.get() - self.first).div_ceil(WORD_BITS);
+        let end = if range.is_empty() { first } else { end };
         (first..end)
             .filter(|index| self.words[*index].load(Ordering::Relaxed) != 0)
             .map(|index| FrameNumber::new(self.first + index * WORD_BITS))
@@ -135,5 +140,8 @@ mod tests {
         assert_eq!(set.span_of(range(128, 300), 10), range(192, 202));
         assert_eq!(set.span_of(range(120, 300), 9), range(120, 193));
         assert_eq!(set.span_of(range(305, 1000), 1000), range(305, 310));
+        assert!(set.span_of(range(310, 1000), 1000).is_empty());
+        assert!(set.span_of(range(100, 300), 0).is_empty());
+        assert_eq!(set.groups(range(200, 200)).count(), 0);
     }
 }

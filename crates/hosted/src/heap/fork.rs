@@ -51,17 +51,17 @@ unsafe extern "C" fn in_parent() {
 unsafe extern "C" fn in_child() {
     let Some(forking) = take() else { return };
     let own: Option<CpuId> = Threads.pin();
-    let forget = || {
-        if let Some(registry) = State::main().and_then(State::registry) {
-            // SAFETY: clause 1 of `forget_others`: the process was just forked, and this is its
-            // only thread. Clause 2: the slots have been frozen since before the fork.
-            // Clause 3: `own` is the caller's.
-            unsafe { registry.forget_others(own) };
+    let end_in_caches = |caches: Frozen| {
+        if let Some(caches) = caches {
+            // SAFETY: clause 1: the process was just forked, and this is its only thread. Clause 2:
+            // a cache is built under a lock, and the fork lock was held. Clause 3: `own` is the
+            // caller's.
+            unsafe { caches.end_in_child(own) };
         }
     };
     // SAFETY: clause 1: the C library calls this in the child, on the thread that called
     // `before_fork`.
-    unsafe { forking.end_in_child(forget) };
+    unsafe { forking.end_in_child(end_in_caches) };
 }
 
 fn take() -> Option<Forking<'static, Frozen>> {

@@ -31,9 +31,9 @@ use crate::threads::{self, tls};
 /// // SAFETY: the child calls only the allocator and `_exit`.
 /// match unsafe { libc::fork() } {
 ///     0 => {
-///         let forget_others = || (); // for example `registry.forget_others(own)`
+///         let end_in_caches = |()| (); // for example `frozen_slots.end_in_child(own)`
 ///         // SAFETY: clause 1: the child that this thread forked after `begin`, its only thread.
-///         unsafe { forking.end_in_child(forget_others) };
+///         unsafe { forking.end_in_child(end_in_caches) };
 ///         let failed = pages.allocate(Order::ZERO).map(std::mem::forget).is_err();
 ///         // SAFETY: ends the child.
 ///         unsafe { libc::_exit(failed.into()) }
@@ -85,27 +85,25 @@ impl<'a, G> Forking<'a, G> {
         drop(self);
     }
 
-    /// Frees the thread numbers of the threads that are not in the child, in the child, and calls
-    /// `forget_others` to clear the marks of those threads in the caches' slots
-    /// ([`PerCpu::forget_others`](page_frame::PerCpu::forget_others)). The slots are frozen during
-    /// that call, by a guard from a system that can fence.
+    /// Frees the thread numbers of the threads that are not in the child, in the child, and gives
+    /// `end_in_caches` the guard of the caches, so that it clears the marks of those threads in
+    /// their slots (`slab::FrozenSlots::end_in_child`).
     ///
-    /// Where the system could not fence, a thread may have been inside a slot all the same. Then
-    /// the slots stay frozen in the child for ever, and it works without them.
+    /// Where the system could not fence, a thread may have been inside a slot of the pages all the
+    /// same. Then those slots stay frozen in the child for ever, and it works without them.
     /// Example: see [`Forking`].
     ///
     /// # Safety
     /// 1. The process is a child that was forked since this began, by the thread that began it, and
     ///    the caller is its only thread.
-    pub unsafe fn end_in_child(self, forget_others: impl FnOnce()) {
+    pub unsafe fn end_in_child(self, end_in_caches: impl FnOnce(G)) {
         let Self { frozen, lock, .. } = self;
         let own = tls::number();
         if let Some((pages, caches)) = frozen {
             threads::forget_others();
-            if pages.is_fenced() {
-                forget_others();
-            } else {
-                core::mem::forget((pages, caches));
+            end_in_caches(caches);
+            if !pages.is_fenced() {
+                core::mem::forget(pages);
             }
         }
         fork_lock::release_in_child(own);

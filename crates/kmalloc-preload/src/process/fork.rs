@@ -50,12 +50,11 @@ pub(crate) unsafe extern "C" fn in_parent() {
 /// The handler after a fork in the child.
 pub(crate) unsafe extern "C" fn in_child() {
     end_fork(|forking| {
-        // SAFETY: clause 1: the C library calls this in the child, on its only thread. Clause 2:
-        // `end_in_child` says so.
-        let forget = || unsafe { forget_others() };
+        // SAFETY: clause 1: the C library calls this in the child, on its only thread.
+        let end = |caches| unsafe { end_in_caches(caches) };
         // SAFETY: clause 1: the C library calls this in the child, on the thread that called
         // `before_fork`.
-        unsafe { forking.end_in_child(forget) };
+        unsafe { forking.end_in_child(end) };
     });
     stats::start_in_child();
 }
@@ -74,7 +73,6 @@ fn end_fork(end: impl FnOnce(Forking<'static, Caches>)) {
 /// The slots of all caches of the allocator that serves, frozen.
 type Caches = Option<FrozenCaches>;
 
-#[expect(dead_code, reason = "a guard is held, not read")]
 enum FrozenCaches {
     Plain(FrozenSlots<'static, (Source, HeapThreads)>),
     Checked(FrozenSlots<'static, (CheckedSource, HeapThreads)>),
@@ -88,18 +86,18 @@ fn freeze_caches() -> Caches {
     }
 }
 
-/// Clears the marks of other threads in the slots of all caches.
+/// Clears the marks of other threads in the slots of all caches, and thaws the slots.
 ///
 /// # Safety
 /// 1. The process was just forked, and the caller is its only thread.
-/// 2. The guard of `freeze_caches` has lived since before the fork, on a system that can fence.
-unsafe fn forget_others() {
+unsafe fn end_in_caches(caches: Caches) {
     let own: Option<CpuId> = Threads.pin();
-    match existing() {
-        // SAFETY: clauses 1 and 2 are its clauses 1 and 2; clause 3: `own` is the caller's.
-        Some(Heap::Plain(heap)) => unsafe { heap.registry().forget_others(own) },
-        // SAFETY: clauses 1 and 2 are its clauses 1 and 2; clause 3: `own` is the caller's.
-        Some(Heap::Checked(heap)) => unsafe { heap.registry().forget_others(own) },
+    match caches {
+        // SAFETY: clause 1 is our clause 1. Clause 2: a cache is built under a lock, and the fork
+        // lock was held. Clause 3: `own` is the caller's.
+        Some(FrozenCaches::Plain(slots)) => unsafe { slots.end_in_child(own) },
+        // SAFETY: as above.
+        Some(FrozenCaches::Checked(slots)) => unsafe { slots.end_in_child(own) },
         None => {}
     }
 }

@@ -1,8 +1,9 @@
 //! A replay target that wraps another one and measures each allocation and each free.
 //!
 //! The clock is read before and after an operation, so each measured time includes the cost of
-//! reading it once; [`clock_cost`](super::times::clock_cost) measures that. With a time limit, the
-//! replay stops as soon as the sum of all measured times reaches it.
+//! reading it once; [`clock_cost`](super::times::clock_cost) measures that. With a time limit,
+//! `has_given_up` is true once the sum of all measured times has reached it; the replay asks after
+//! each event.
 
 use std::ptr::NonNull;
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ pub struct Timed<T> {
     inner: T,
     allocations: Times,
     frees: Times,
-    /// Nanoseconds left before the replay stops; starts at `u64::MAX` when there is no limit.
+    /// Nanoseconds of measured operations left; starts at `u64::MAX` when there is no limit.
     left_ns: u64,
 }
 
@@ -28,7 +29,7 @@ impl<T> Timed<T> {
         Self::with_time_limit(inner, Duration::MAX)
     }
 
-    /// As `new`, but the replay stops once the measured times sum to `time_limit` or more.
+    /// As `new`, but the target gives up once the measured times sum to `time_limit` or more.
     pub fn with_time_limit(inner: T, time_limit: Duration) -> Self {
         let left_ns = u64::try_from(time_limit.as_nanos()).unwrap_or(u64::MAX);
         Self { inner, allocations: empty_times(), frees: empty_times(), left_ns }
@@ -44,7 +45,7 @@ impl<T> Timed<T> {
         &self.allocations
     }
 
-    /// Returns the times of frees, in nanoseconds.
+    /// Returns the times of frees in nanoseconds, failed ones included.
     pub fn frees(&self) -> &Times {
         &self.frees
     }
@@ -73,7 +74,7 @@ unsafe impl<T: ObjectTarget> ObjectTarget for Timed<T> {
 
     unsafe fn free_object(&mut self, cache: Self::Cache, object: NonNull<u8>) {
         let started = Instant::now();
-        // SAFETY: clause 1: pointers are passed through unchanged.
+        // SAFETY: clause 1 of `free_object`: the caller's pointer, unchanged.
         unsafe { self.inner.free_object(cache, object) };
         self.left_ns = self.left_ns.saturating_sub(record(&mut self.frees, started));
     }
@@ -87,7 +88,7 @@ unsafe impl<T: ObjectTarget> ObjectTarget for Timed<T> {
 
     unsafe fn free_bytes(&mut self, start: NonNull<u8>, bytes: usize) {
         let started = Instant::now();
-        // SAFETY: clause 1: pointers are passed through unchanged.
+        // SAFETY: clause 1 of `free_bytes`: the caller's pointer, unchanged.
         unsafe { self.inner.free_bytes(start, bytes) };
         self.left_ns = self.left_ns.saturating_sub(record(&mut self.frees, started));
     }
@@ -113,7 +114,7 @@ unsafe impl<T: ObjectTarget> ObjectTarget for Timed<T> {
     }
 
     fn has_given_up(&self) -> bool {
-        self.left_ns == 0
+        self.left_ns == 0 || self.inner.has_given_up()
     }
 }
 
@@ -157,7 +158,7 @@ impl<T: PageTarget> PageTarget for Timed<T> {
     }
 
     fn has_given_up(&self) -> bool {
-        self.left_ns == 0
+        self.left_ns == 0 || self.inner.has_given_up()
     }
 }
 

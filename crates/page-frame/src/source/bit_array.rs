@@ -1,18 +1,20 @@
-//! `BitArray`: bits in memory of the caller, with searches a word at a time.
+//! [`BitArray`]: bits in memory that the caller provides, with searches a word at a time. The tests
+//! are those of its users.
 
 use core::ops::Range;
 use core::ptr::NonNull;
 
 pub(super) const WORD_BITS: usize = usize::BITS as usize;
 
-/// A number of bits in memory that the value has to itself.
+/// A number of bits, in memory that only this value uses while it lives. An index or a range beyond
+/// the last word panics.
 #[derive(Debug)]
 pub(super) struct BitArray {
     words: NonNull<usize>,
     length: usize,
 }
 
-// SAFETY: the words belong to the value, which only its owner uses.
+// SAFETY: by clause 1 of `new_in` only this value uses the words, so they move with it.
 unsafe impl Send for BitArray {}
 
 impl BitArray {
@@ -41,11 +43,11 @@ impl BitArray {
         self.word(index / WORD_BITS) >> (index % WORD_BITS) & 1 == 1
     }
 
-    /// Counts the clear bits. O(length / 64).
+    /// Counts the clear bits. O(words).
     pub(super) fn count_clear(&self) -> usize {
         parts(0..self.length)
-            .map(|(word, mask)| (!self.word(word) & mask).count_ones())
-            .sum::<u32>() as usize
+            .map(|(word, mask)| (!self.word(word) & mask).count_ones() as usize)
+            .sum()
     }
 
     /// Returns the first clear bit of `range`, or its end. The range ends at the length at most.
@@ -78,24 +80,24 @@ impl BitArray {
         (index * WORD_BITS + found.trailing_zeros() as usize).min(range.end)
     }
 
-    /// Finds the lowest `count` clear bits in a row that begin in `range` and end at the length at
-    /// most; `count` is 1 to [`WORD_BITS`].
+    /// Returns where the lowest `count` clear bits in a row begin that begin in `range` and end at
+    /// the length at most; `count` is 1 to [`WORD_BITS`].
     pub(super) fn first_clear_run(&self, range: Range<usize>, count: usize) -> Option<usize> {
         debug_assert!((1..=WORD_BITS).contains(&count) && range.end <= self.length);
         if range.is_empty() {
             return None;
         }
         let mut index = range.start / WORD_BITS;
-        let mut clear = self.clear_in(index) & usize::MAX << (range.start % WORD_BITS);
+        let mut is_clear = self.clear_in(index) & usize::MAX << (range.start % WORD_BITS);
         // The clear bits at the end of the word before.
         let mut carried = 0;
         loop {
             let first = index * WORD_BITS;
-            if carried > 0 && carried + (!clear).trailing_zeros() as usize >= count {
+            if carried > 0 && carried + (!is_clear).trailing_zeros() as usize >= count {
                 return Some(first - carried).filter(|start| *start < range.end);
             }
-            // Bit i remains if it and the `width - 1` bits above are set.
-            let (mut runs, mut width) = (clear, 1);
+            // A bit of `is_clear` remains in `runs` if it and the `width - 1` bits above it are 1.
+            let (mut runs, mut width) = (is_clear, 1);
             while runs != 0 && width < count {
                 let step = width.min(count - width);
                 runs &= runs >> step;
@@ -105,18 +107,18 @@ impl BitArray {
                 let start = first + runs.trailing_zeros() as usize;
                 return Some(start).filter(|start| *start < range.end);
             }
-            carried = (!clear).leading_zeros() as usize;
+            carried = (!is_clear).leading_zeros() as usize;
             index += 1;
             // A run beyond the range must have begun inside it.
             let begins_inside = index * WORD_BITS - carried < range.end;
             if !begins_inside || index * WORD_BITS >= self.length {
                 return None;
             }
-            clear = self.clear_in(index);
+            is_clear = self.clear_in(index);
         }
     }
 
-    /// Returns the clear bits of word `index`, without those beyond the length.
+    /// Returns word `index` inverted: a bit is 1 if it is clear and below the length.
     fn clear_in(&self, index: usize) -> usize {
         let length = (self.length - index * WORD_BITS).min(WORD_BITS);
         !self.word(index) & usize::MAX >> (WORD_BITS - length)
@@ -146,15 +148,15 @@ impl BitArray {
     }
 
     fn word(&self, index: usize) -> usize {
-        debug_assert!(index * WORD_BITS < self.length);
-        // SAFETY: the bits of the caller's range exist, so their word is one of those at `words`.
+        assert!(index * WORD_BITS < self.length, "a bit beyond the array");
+        // SAFETY: by the assertion it is one of the words at `words`.
         let word = unsafe { self.words.add(index) };
         // SAFETY: in bounds and initialised (clause 1 of `new_in`), and the value owns the words.
         unsafe { word.read() }
     }
 
     fn set_word(&mut self, index: usize, value: usize) {
-        debug_assert!(index * WORD_BITS < self.length);
+        assert!(index * WORD_BITS < self.length, "a bit beyond the array");
         // SAFETY: as in `word`.
         let word = unsafe { self.words.add(index) };
         // SAFETY: in bounds, and `self` is exclusive.

@@ -21,15 +21,17 @@
 /// assert_eq!((kept.shrink(2), kept.reclaimable(), kept.shrink(2)), (2, 1, 1));
 /// ```
 pub trait Shrink: Sync {
-    /// Returns an estimate of the pages that `shrink` can release. O(1), no lock.
+    /// Returns an estimate of the pages that `shrink` can release. Cheap, and waits for nothing but
+    /// locks that are held briefly with interrupts masked.
     /// Example: see [`Shrink`].
     fn reclaimable(&self) -> usize;
 
     /// Frees at least `target_pages` pages to their page source if it can; returns the number
     /// freed.
     ///
-    /// It never waits (it only tries locks) and never allocates, so any code that may allocate may
-    /// call it. Example: see [`Shrink`].
+    /// Any code that may allocate may call it. So it only tries locks, but for those that are held
+    /// briefly with interrupts masked. If it allocates, and that calls it again, the inner call
+    /// must end. Example: see [`Shrink`].
     fn shrink(&self, target_pages: usize) -> usize;
 }
 

@@ -2,29 +2,37 @@
 //!
 //! # Concepts
 //! Each place of the list has a member and a count of the calls inside it. A call increments the
-//! count under the list's lock, and calls the member without the lock, as shrinkers call page
-//! sources. `unregister` first marks the member as **leaving**, after which no new call begins, and
-//! removes it once the count is zero.
+//! count under the list's lock, and calls the member without the lock, because shrinkers call page
+//! sources, which may call the list again. `unregister` first marks the member as **leaving**,
+//! after which no new call begins, and removes it once the count is zero.
 //!
 //! # Invariants
-//! - I1: only calls that are counted in a place call its member.
+//! - I1: a [`Call`] exists only while the `inside` of its place counts it, and only a `Call` uses
+//!   the pointer to the member.
 //! - I2: `inside` of a place grows only under the lock, while the place has a member that is not
 //!   leaving. A place gets another member only while its `inside` is zero.
 
 use core::ptr::NonNull;
 
+use crate::arch::hint::spin_hint;
 use crate::atomic::{AtomicUsize, Ordering};
 use crate::source::shrink::Shrink;
 use crate::sync::lock::Lock;
-use crate::sync::model::const_unless_loom;
+use crate::sync::model::{MODELLED, const_unless_loom};
 
 /// Calls of one shrinker that may be inside it at the same time: from several CPUs, or nested, when
 /// a shrinker allocates from the page source that calls it. More are left out, so that such a
 /// recursion ends.
 pub(crate) const MAX_CALLS: usize = 8;
+/// Times that a call tries the list's lock.
+const TRIES: usize = if MODELLED { 1 } else { 100 };
 
-/// At most `N` shrinkers, called in turn. They may register after the page source that calls them
-/// was built. At most eight calls of one shrinker run at the same time, nested ones included.
+/// At most `N` shrinkers, called in the order of their places until enough is freed. They may
+/// register after the page source that calls them was built.
+///
+/// A call leaves out a shrinker that eight calls are inside of already, nested ones and those of
+/// [`reclaimable`](Shrink::reclaimable) included; and all of them in an interrupt handler that
+/// interrupted the holder of the list's lock, which is held for a few instructions.
 ///
 /// ```
 /// use page_frame::{Shrink, ShrinkList};
@@ -93,20 +101,20 @@ impl core::error::Error for ListFull {}
 /// use page_frame::{Shrink, ShrinkList, StillInUse};
 /// use std::ptr::NonNull;
 /// static LIST: ShrinkList<1> = ShrinkList::new();
-/// static ONCE: Once = Once;
-/// struct Once;
-/// impl Shrink for Once {
+/// static LEAVING: Leaving = Leaving;
+/// struct Leaving;
+/// impl Shrink for Leaving {
 ///     fn reclaimable(&self) -> usize { 0 }
 ///     fn shrink(&self, _: usize) -> usize {
 ///         // A call is inside the shrinker, so it stays on the list. No new call begins:
-///         assert_eq!(LIST.unregister(NonNull::from(&ONCE)), Err(StillInUse));
+///         assert_eq!(LIST.unregister(NonNull::from(&LEAVING)), Err(StillInUse));
 ///         1
 ///     }
 /// }
 /// // SAFETY: clause 1: it is valid for ever. Clause 2: it is the only one.
-/// unsafe { LIST.register(NonNull::from(&ONCE)) }?;
+/// unsafe { LIST.register(NonNull::from(&LEAVING)) }?;
 /// assert_eq!((LIST.shrink(1), LIST.shrink(1)), (1, 0));
-/// assert_eq!(LIST.unregister(NonNull::from(&ONCE)), Ok(true));
+/// assert_eq!(LIST.unregister(NonNull::from(&LEAVING)), Ok(true));
 /// # Ok::<(), page_frame::ListFull>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,7 +140,8 @@ impl<const N: usize> ShrinkList<N> {
         }
     }
 
-    /// Adds `shrinker`. O(`N`); spins for the list's lock. Example: see [`ShrinkList`].
+    /// Adds `shrinker`. O(`N`); spins for the list's lock with interrupts as they are, so no
+    /// interrupt handler may call it. Example: see [`ShrinkList`].
     ///
     /// # Errors
     /// [`ListFull`] when all `N` places are taken.
@@ -153,10 +162,10 @@ impl<const N: usize> ShrinkList<N> {
     }
 
     /// Removes `shrinker`. Returns whether it was registered. After `Ok` the list does not use it.
-    /// O(`N`); spins for the list's lock.
+    /// O(`N`); spins for the list's lock, as [`register`](Self::register) does.
     ///
-    /// This never waits for a call, so a shrinker may unregister itself in its own call: that
-    /// fails, as the call still uses the shrinker. After a failure no new call of the shrinker
+    /// This never waits for a call. A shrinker that tries to unregister itself in its own call gets
+    /// [`StillInUse`], because the call still uses it. After a failure no new call of the shrinker
     /// begins, and `unregister` succeeds once the last call has returned.
     /// Example: see [`ShrinkList`].
     ///
@@ -182,9 +191,17 @@ impl<const N: usize> ShrinkList<N> {
     }
 
     /// Begins a call of the member at `index`, unless the place is empty, the member is leaving,
-    /// [`MAX_CALLS`] calls are inside it, or the lock is taken.
+    /// [`MAX_CALLS`] calls are inside it, or the lock stays taken.
     fn begin(&self, index: usize) -> Option<Call<'_>> {
-        let members = self.members.try_lock()?;
+        // Another CPU holds the lock for a few instructions. A handler that interrupted the holder
+        // would wait for ever, so it gives up.
+        let members = (0..TRIES).find_map(|_| {
+            let members = self.members.try_lock();
+            if members.is_none() {
+                spin_hint();
+            }
+            members
+        })?;
         let member = members[index].filter(|member| !member.is_leaving)?;
         let inside = &self.inside[index];
         // Relaxed: it grows only under the lock (I2).

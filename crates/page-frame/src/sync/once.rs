@@ -1,4 +1,4 @@
-//! `Once`: a static that gets its value later.
+//! [`Once`]: a value that is set later than its static is made, and once.
 
 use core::fmt;
 use core::mem::MaybeUninit;
@@ -14,8 +14,8 @@ const WRITING: u8 = 1;
 /// The value is there, and stays.
 const FULL: u8 = 2;
 
-/// A value that is set once: for a static whose value is known only after the boot, as an
-/// allocator's.
+/// A value that is set once: for a static whose value is known only after the boot, for example an
+/// allocator. Nothing ever waits for it, and no closure makes it.
 ///
 /// ```
 /// use page_frame::{Arena, Once, PageSource};
@@ -51,18 +51,19 @@ impl<T> Once<T> {
     /// `value`, when another call has set a value, or is doing so.
     pub fn set(&self, value: T) -> Result<&T, T> {
         // Relaxed: nothing is read on either outcome.
-        let (relaxed, full) = (Ordering::Relaxed, Ordering::Release);
+        let relaxed = Ordering::Relaxed;
         if self.state.compare_exchange(EMPTY, WRITING, relaxed, relaxed).is_err() {
             return Err(value);
         }
-        let value = self.value.with_mut(|place| {
+        self.value.with_mut(|place| {
             // SAFETY: I1: this call changed the state, so no other code reads or writes the value.
-            let place = unsafe { &mut *place };
-            &*place.write(value)
+            unsafe { place.write(MaybeUninit::new(value)) };
         });
         // Release: pairs with the Acquire in `get`; publishes the value.
-        self.state.store(FULL, full);
-        Ok(value)
+        self.state.store(FULL, Ordering::Release);
+        // As everybody gets it: a reference made from the exclusive one above would end with the
+        // first change of the value's interior by another user.
+        Ok(self.get().expect("set above"))
     }
 
     /// Returns the value if it is set. One load. Example: see [`Once`].
@@ -103,5 +104,26 @@ impl<T> Drop for Once<T> {
 impl<T: fmt::Debug> fmt::Debug for Once<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Once").field(&self.get()).finish()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use core::cell::Cell;
+
+    use super::*;
+
+    /// Mutation that it catches, under Miri: `set` returns a reference made from the exclusive one.
+    #[test]
+    fn what_set_returns_stays_valid_while_others_change_the_value() {
+        struct OneThread(Cell<usize>);
+        // SAFETY: this test has one thread.
+        unsafe impl Sync for OneThread {}
+        let once = Once::new();
+        let first = once.set(OneThread(Cell::new(1))).ok().expect("set once");
+        once.get().expect("set").0.set(2);
+        first.0.set(first.0.get() + 1);
+        assert_eq!(once.get().map(|value| value.0.get()), Some(3));
+        assert!(once.set(OneThread(Cell::new(9))).is_err());
     }
 }

@@ -11,8 +11,9 @@ use crate::slabs::settings::ObjectHook;
 use crate::trace::Trace;
 
 /// The options of a [`CacheBuilder`](crate::CacheBuilder). Each field is set by the builder's
-/// method of the same name, where the units and the meaning are documented.
+/// method of the same name or by those that its comment names. They document units and meaning.
 pub(super) struct CacheOptions {
+    /// Set by `Registry::cache`, like the layout.
     pub(super) name: CacheName,
     pub(super) layout: Layout,
     pub(super) line_bytes: usize,
@@ -26,15 +27,18 @@ pub(super) struct CacheOptions {
     pub(super) constructor: Option<ObjectHook>,
     pub(super) destructor: Option<ObjectHook>,
     pub(super) tag: Tag,
+    /// Set by `keep_empty` and `release_at_once`.
     pub(super) keep_empty: Option<u16>,
     pub(super) keep_at_least: u16,
     pub(super) most_pages: usize,
+    /// Set by `reclaimable` and `reclaim`.
     pub(super) is_reclaimable: bool,
     pub(super) reclaim: Option<&'static (dyn Fn() + Sync)>,
     pub(super) magazine_bytes: usize,
     pub(super) secret: Option<usize>,
     pub(super) clock: Option<fn() -> u64>,
     pub(super) trace: Option<&'static dyn Trace>,
+    /// Set by `pinned`, which users do not call.
     pub(super) is_pinned: bool,
     pub(super) depot_bytes: usize,
     /// Set by `type_stable`.

@@ -1,6 +1,6 @@
 //! The presets: which checks a cache is compiled with.
 
-/// Which mistakes of its users a cache looks for.
+/// Which checks and defences a cache is compiled with.
 ///
 /// ```
 /// # use core::{alloc::Layout, mem::MaybeUninit};
@@ -29,9 +29,9 @@
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub trait Hardening: 'static {
-    /// Whether the slab records for each object if it is in use, in the object's link. Costs a
-    /// look-up of the slab and an atomic exchange at each allocation and at each free.
-    /// Example: see [`Hardening`].
+    /// Whether the slab records for each object if it is in use, in the object's link: an entry of
+    /// one or two bytes that the slab keeps outside of the object. Costs a look-up of the slab and
+    /// an atomic exchange at each allocation and at each free. Example: see [`Hardening`].
     const MARKS: bool = false;
     /// Whether a word behind the object shows writes there. Its value is computed from the object's
     /// address and the cache's secret.
@@ -51,12 +51,14 @@ pub trait Hardening: 'static {
     /// Whether the objects of a fresh slab are allocated in an order that the secret decides.
     /// Example: see [`Hardening`].
     const SHUFFLE: bool = false;
-    /// Whether the cache records the callers that allocated and freed each object last, and when.
+    /// Whether the cache records the callers that allocated and freed each object last, and when
+    /// if it has a [`clock`](crate::CacheBuilder::clock).
     /// Example: see [`Hardening`].
     const HISTORY: bool = false;
 }
 
-/// No checks beyond those that cost one comparison. Example: see [`Hardening`].
+/// One check that costs a comparison: whether the object is the one that was freed last. Example:
+/// see [`Hardening`].
 #[derive(Clone, Copy, Debug)]
 pub struct Off;
 
@@ -141,7 +143,8 @@ impl Hardening for Debugging {
     const HISTORY: bool = true;
 }
 
-/// Returns whether a check runs when an object is allocated or freed.
+/// Returns whether a check runs when an object is allocated or freed. `SHUFFLE` acts only when a
+/// slab is made.
 pub(crate) const fn is_any_on<K: Hardening>() -> bool {
     K::MARKS || K::CANARY || K::RED_ZONE > 0 || K::REQUESTED_SIZE || K::POISON || K::HISTORY
 }

@@ -12,7 +12,8 @@ use page_frame::{Cpu, CpuId};
 use crate::registry::inner::RegistryInner;
 use crate::system::System;
 
-/// The frozen CPU slots of all caches, which no CPU enters. Dropping it thaws them.
+/// The frozen CPU slots of all caches, which no CPU enters. Dropping it thaws them. For a process
+/// that is about to `fork`, whose child has one thread.
 ///
 /// ```
 /// # use core::{alloc::Layout, mem::MaybeUninit};
@@ -25,16 +26,21 @@ use crate::system::System;
 /// let messages = registry.cache("message", Layout::new::<u64>()).build()?;
 /// let own = Some(CpuId::new(0));
 /// let frozen: FrozenSlots<'_, _> = registry.freeze_slots(own); // before `fork`
-/// // In the child, which has one thread:
-/// // SAFETY: clause 1: no other context exists, all slots are frozen, and `own` is the caller's.
-/// unsafe { registry.forget_others(own) };
-/// drop(frozen); // in both processes
+/// # let is_child = true;
+/// if is_child {
+///     // SAFETY: clauses 1 to 3: no other context exists, no cache was built, CPU 0 is ours.
+///     unsafe { frozen.end_in_child(own) };
+/// } else {
+///     drop(frozen);
+/// }
 /// # drop(messages);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "the slots are open again at once when this is dropped"]
 pub struct FrozenSlots<'a, S: System> {
     registry: &'a RegistryInner<S>,
+    /// Whether the system could fence for every cache, so that no CPU is inside a slot.
+    is_fenced: bool,
 }
 
 impl<'a, S: System> FrozenSlots<'a, S> {
@@ -45,10 +51,39 @@ impl<'a, S: System> FrozenSlots<'a, S> {
             registry.environment().locking.cpu().wait(round);
             round += 1;
         }
-        let frozen = Self { registry };
-        // `drop` thaws them: there is no room for one guard per cache.
-        registry.visit(|cache| core::mem::forget(cache.percpu.slots.freeze(own)));
+        let mut frozen = Self { registry, is_fenced: true };
+        registry.visit(|cache| {
+            let slots = cache.percpu.slots.freeze(own);
+            frozen.is_fenced &= slots.is_fenced();
+            // `drop` thaws them: there is no room for one guard per cache.
+            core::mem::forget(slots);
+        });
         frozen
+    }
+
+    /// Marks the slots of all CPUs but `own` as not in use, and thaws them: in a child of `fork`,
+    /// see [`PerCpu::forget_others`](page_frame::PerCpu::forget_others).
+    ///
+    /// Where the system could not fence for a cache, another thread may have been inside a slot at
+    /// the moment of the fork. Then all slots stay frozen in the child for ever, and its caches
+    /// work without them. O(caches times CPUs). Example: see [`FrozenSlots`].
+    ///
+    /// # Safety
+    /// 1. All contexts but the caller's ended while this value existed: the process is a child, and
+    ///    the caller is its only thread.
+    /// 2. No cache of the registry was built since the slots were frozen.
+    /// 3. `own` is the caller's id, as it was when the slots were frozen.
+    pub unsafe fn end_in_child(self, own: Option<CpuId>) {
+        if !self.is_fenced {
+            core::mem::forget(self);
+            return;
+        }
+        // SAFETY: clauses 1 and 3. The values of these slots never change, so that they need not be
+        // frozen.
+        unsafe { self.registry.environment().locking.forget_others(own) };
+        // SAFETY: clause 1 is our clause 1. Clause 2: `new` froze the slots of each cache (our
+        // clause 2), with a fence. Clause 3 is our clause 3.
+        self.registry.visit(|cache| unsafe { cache.percpu.slots.forget_others(own) });
     }
 }
 

@@ -1,4 +1,4 @@
-//! The registry's public handle: the caches of a system.
+//! The registry's public handle: caches over one page source, for one set of CPUs.
 
 use core::fmt;
 use core::ptr::NonNull;
@@ -43,7 +43,7 @@ use crate::system::System;
 /// // SAFETY: clauses 1 and 2: allocated above, and not used any more.
 /// unsafe { inodes.free(inode) };
 /// registry.age(); // a system with a clock does so at intervals
-/// registry.shrink_own(); // and this when much memory was not used for a while
+/// registry.shrink_own(); // releases more, and disturbs no other CPU
 /// registry.shrink(1); // pages: only tries locks
 /// registry.shrink_all(); // waits for locks
 /// registry.validate()?;
@@ -126,9 +126,10 @@ impl<S: System> Registry<S> {
         self.inner().environment().report(fault);
     }
 
-    /// Returns the pages held by all caches, the internal caches, and the registry itself; over a
-    /// source that [serves bytes](PageSource::byte_source) also the pages with such bytes, which
-    /// the registry is among. O(caches), takes their locks. Example: see [`Registry`].
+    /// Returns the pages held by all caches, the internal caches, and the registry itself. Over a
+    /// source that [serves bytes](PageSource::byte_source), where the registry lies in such bytes,
+    /// all pages of the source count that have any, those of its other users too. O(caches), takes
+    /// their locks. Example: see [`Registry`].
     pub fn pages_held(&self) -> usize {
         let registry = self.inner();
         let environment = registry.environment();
@@ -138,8 +139,9 @@ impl<S: System> Registry<S> {
     }
 
     /// Calls `look` with the statistics of each cache, internal ones last. No lock is held during
-    /// the call. `look` must not destroy a cache of the registry, which would wait for the end of
-    /// the call; a panic in it changes nothing. O(slabs). Example: see [`Registry`].
+    /// the call. `look` must not destroy a cache of the registry: that waits for the end of the
+    /// visit, for ever. A panic in it leaves the registry as it was. O(slabs). Example: see
+    /// [`Registry`].
     pub fn stats(&self, mut look: impl FnMut(&CacheStats)) {
         let registry = self.inner();
         registry.visit(|cache| look(&cache.stats()));
@@ -164,7 +166,7 @@ impl<S: System> Registry<S> {
 
     /// Calls `look` with each slab of each cache and the cache's name, internal caches last. The
     /// lock of the cache's slab set is held, so `look` must use no cache and destroy none. A panic
-    /// in it changes nothing. O(slabs). Example: see [`Registry`].
+    /// in it leaves the registry as it was. O(slabs). Example: see [`Registry`].
     pub fn for_each_slab(&self, mut look: impl FnMut(CacheName, SlabView)) {
         let registry = self.inner();
         let environment = registry.environment();
@@ -242,24 +244,26 @@ impl<S: System> Registry<S> {
     }
 
     /// Releases all pages that hold no object in use, except the slabs that
-    /// [`keep_at_least`](crate::CacheBuilder::keep_at_least) keeps; returns how many. Waits for
-    /// locks, and as [`Cache::shrink_all`](crate::Cache::shrink_all) does for grace periods.
-    /// Example: see [`Registry`].
+    /// [`keep_at_least`](crate::CacheBuilder::keep_at_least) keeps, after the caches'
+    /// [`reclaim`](crate::CacheBuilder::reclaim) callbacks have freed what they can; returns how
+    /// many. Waits for locks, and as [`Cache::shrink_all`](crate::Cache::shrink_all) does for grace
+    /// periods. Example: see [`Registry`].
     pub fn shrink_all(&self) -> usize {
         pressure::shrink(self.inner(), usize::MAX, Patience::Wait)
     }
 
-    /// Releases at least `target_pages` if it can; returns how many. Only tries locks.
+    /// Releases at least `target_pages` if it can; returns how many. Only tries the locks of
+    /// caches.
     ///
-    /// First the surplus of each cache, then empty slabs of all, then magazines, then internal
-    /// caches, then objects that the caches' [`reclaim`](crate::CacheBuilder::reclaim) callbacks
-    /// free. Example: see [`Registry`].
+    /// First what each cache did not need since it was last aged, then empty slabs of all, then
+    /// magazines, then internal caches, then objects that the caches'
+    /// [`reclaim`](crate::CacheBuilder::reclaim) callbacks free. Example: see [`Registry`].
     pub fn shrink(&self, target_pages: usize) -> usize {
         pressure::shrink(self.inner(), target_pages, Patience::Try)
     }
 
-    /// Releases pages as [`shrink`](Self::shrink) does, but calls no callback. Does nothing in a
-    /// large memory.
+    /// Releases pages as [`shrink`](Self::shrink) does, but calls no callback. Does nothing where
+    /// the source has more than 64 MiB.
     #[doc(hidden)]
     pub fn shrink_unused(&self, target_pages: usize) -> usize {
         let registry = self.inner();
@@ -269,9 +273,10 @@ impl<S: System> Registry<S> {
         pressure::shrink_unused(registry, target_pages, Patience::Try)
     }
 
-    /// Releases the pages that hold no object in use, as [`shrink_all`](Self::shrink_all) does, but
-    /// leaves the magazines of other CPUs as they are, and only tries locks. So no CPU is fenced.
-    /// Returns how many pages. O(caches). Example: see [`Registry`].
+    /// Releases pages that hold no object in use: those of each cache's depot, of the magazines of
+    /// the caller's CPU, and empty slabs. The magazines of other CPUs and the internal caches stay
+    /// as they are, no callback is called, and it only tries the locks of caches. So no CPU is
+    /// fenced. Returns how many pages. O(caches). Example: see [`Registry`].
     pub fn shrink_own(&self) -> usize {
         let registry = self.inner();
         let mut released = 0;
@@ -280,9 +285,9 @@ impl<S: System> Registry<S> {
     }
 
     /// Ages all caches: each releases the magazines of its depot and the empty slabs that it did
-    /// not need since it was last aged. Only tries locks, allocates nothing, and leaves the
-    /// magazines in CPU slots alone. Does nothing while another CPU ages the caches, or inside
-    /// an interrupt that found a lock held. O(caches).
+    /// not need since it was last aged. Only tries the locks of caches, allocates nothing, and
+    /// leaves the magazines in CPU slots alone. Does nothing while another CPU ages the caches, or
+    /// inside an interrupt that found a lock held. O(caches).
     ///
     /// The registry ages its caches by itself, by the pages that they take and release, a few
     /// caches at each miss. A system with a clock calls this at intervals too: then caches release
@@ -292,26 +297,12 @@ impl<S: System> Registry<S> {
     }
 
     /// Freezes the CPU slots of all caches while the guard lives, see
-    /// [`PerCpu::freeze`](page_frame::PerCpu::freeze): for a caller that is about to `fork`. Caches
-    /// built meanwhile are not frozen. Waits while another guard lives. O(caches times CPUs), and a
-    /// heavy fence for each cache. Example: see [`FrozenSlots`].
+    /// [`PerCpu::freeze`](page_frame::PerCpu::freeze): for a caller that is about to `fork`. `own`
+    /// is the caller's CPU, for whose slot the call does not wait. Caches built meanwhile are not
+    /// frozen. Waits while another guard lives. O(caches times CPUs), and a heavy fence for each
+    /// cache. Example: see [`FrozenSlots`].
     pub fn freeze_slots(&self, own: Option<CpuId>) -> FrozenSlots<'_, S> {
         FrozenSlots::new(self.inner(), own)
-    }
-
-    /// Marks the slots of all CPUs but `own` as not in use: for a child of `fork`, see
-    /// [`PerCpu::forget_others`](page_frame::PerCpu::forget_others). Example: see [`FrozenSlots`].
-    ///
-    /// # Safety
-    /// 1. As for [`PerCpu::forget_others`](page_frame::PerCpu::forget_others), for the slots of all
-    ///    caches.
-    pub unsafe fn forget_others(&self, own: Option<CpuId>) {
-        let registry = self.inner();
-        // SAFETY: clause 1. The bodies of these slots never change, so they need not be frozen.
-        unsafe { registry.environment().locking.forget_others(own) };
-        // SAFETY: clause 1: the others' contexts have ended, and `freeze_slots` froze the slots of
-        // each cache.
-        registry.visit(|cache| unsafe { cache.percpu.slots.forget_others(own) });
     }
 
     /// Returns the CPUs. Example: see [`Registry::with_fault_hook`].
@@ -320,8 +311,8 @@ impl<S: System> Registry<S> {
         self.inner().environment().locking.cpu()
     }
 
-    /// Returns bytes that are enough for a registry on a machine with `cpus` CPU slots, and for its
-    /// first cache if there `is_cache`, in pages; `None` on overflow.
+    /// Returns a number of bytes that is enough for a registry on a machine with `cpus` CPU slots,
+    /// and if `is_cache` for its first cache too; in whole pages. `None` on overflow.
     #[doc(hidden)]
     pub fn needed_bytes(cpus: usize, is_cache: bool) -> Option<usize> {
         RegistryInner::<S>::needed_bytes(cpus, is_cache)
