@@ -9,7 +9,7 @@
 //!
 //! A home is advice, not a right. A slot that finds an area only in the home of another slot has
 //! its home there, too; the table names the slot that came last. Requests outside a slot have no
-//! home and change none: `search.rs` asks [`Home::is_used`] first.
+//! home and change none: `search.rs` asks [`Home::has_slot`] first.
 //!
 //! # Concurrency
 //! Two slots that search at the same time find the same words. Each claims the word before it takes
@@ -65,18 +65,18 @@ impl Home {
 
     /// Returns whether the slot has homes.
     #[inline]
-    pub(super) const fn is_used(self) -> bool {
+    pub(super) const fn has_slot(self) -> bool {
         self.slot != 0
     }
 
     /// Returns the home of the same slot at `word` of the section that begins at frame `base`.
-    pub(super) const fn at(self, base: usize, word: usize) -> Self {
+    pub(super) const fn moved_to(self, base: usize, word: usize) -> Self {
         Self { start: base + word * HOME_FRAMES + 1, ..self }
     }
 
     /// Returns whether the home is `word` of the section that begins at frame `base`.
     pub(super) const fn is_at(self, base: usize, word: usize) -> bool {
-        self.start == self.at(base, word).start
+        self.start == self.moved_to(base, word).start
     }
 
     /// Returns the first frame of the home; `None` before the slot has taken an area.
@@ -98,7 +98,7 @@ impl Homes {
 
     /// Returns whether `word` is the home of another slot than that of `home`.
     #[inline]
-    pub(super) fn is_others(&self, home: Home, word: usize) -> bool {
+    pub(super) fn belongs_to_other(&self, home: Home, word: usize) -> bool {
         let owner = self.0[word].load(Ordering::Relaxed);
         owner != 0 && owner != home.slot
     }
@@ -140,7 +140,7 @@ mod tests {
         let homes = Homes::new();
         let [one, other] = [0, 7].map(Home::new);
         assert!(homes.claim(one, 3) && homes.claim(one, 3) && !homes.claim(other, 3));
-        assert!(homes.is_others(other, 3) && !homes.is_others(one, 3));
+        assert!(homes.belongs_to_other(other, 3) && !homes.belongs_to_other(one, 3));
         assert!(homes.claim(other, 2), "another word");
         homes.leave(other, 3);
         assert!(!homes.claim(other, 3), "not the other's to leave");
@@ -148,15 +148,15 @@ mod tests {
         homes.leave(one, 3);
         assert!(!homes.claim(one, 3), "the last slot that settled is named");
         homes.leave(other, 3);
-        assert!(!homes.is_others(one, 3) && homes.claim(one, 3));
+        assert!(!homes.belongs_to_other(one, 3) && homes.claim(one, 3));
     }
 
     #[test]
     fn a_home_is_named_by_its_first_frame() {
         let home = Home::new(0);
-        assert!(home.is_used() && home.start().is_none());
-        assert_eq!(home.at(0, 0).start(), Some(FrameNumber::new(0)));
-        assert_eq!(home.at(5, 2).start(), Some(FrameNumber::new(5 + 2 * HOME_FRAMES)));
-        assert!(!Home::none().is_used());
+        assert!(home.has_slot() && home.start().is_none());
+        assert_eq!(home.moved_to(0, 0).start(), Some(FrameNumber::new(0)));
+        assert_eq!(home.moved_to(5, 2).start(), Some(FrameNumber::new(5 + 2 * HOME_FRAMES)));
+        assert!(!Home::none().has_slot());
     }
 }

@@ -333,7 +333,8 @@ impl<'m> Bitmap<'m> {
             return self.scan_home(maps, *home, visit);
         }
         let (own, claims) = (*home, scope == Scope::Open);
-        let skips = |section: &Section<'m>, word| claims && section.homes.is_others(own, word);
+        let skips =
+            |section: &Section<'m>, word| claims && section.homes.belongs_to_other(own, word);
         let take = |hinted: HintedWord<'m>, misses: &mut usize| {
             let homes = &hinted.section.homes;
             if claims && !homes.claim(own, hinted.word) {
@@ -347,7 +348,7 @@ impl<'m> Bitmap<'m> {
         };
         let (found, hinted) =
             self.scan_from_bound(maps, scope == Scope::FromLowest, skips, take)?;
-        if own.is_used() && !own.is_at(hinted.base, hinted.word) {
+        if own.has_slot() && !own.is_at(hinted.base, hinted.word) {
             self.settle(home, &hinted);
         }
         Some(found)
@@ -358,7 +359,7 @@ impl<'m> Bitmap<'m> {
         // A first home is always claimed: other slots may be looking for theirs. Relaxed, as in
         // `settle`: advice.
         let is_alone = || self.slots_with_homes.load(Ordering::Relaxed) == 1;
-        home.is_used() && (home.start().is_none() || !is_alone())
+        home.has_slot() && (home.start().is_none() || !is_alone())
     }
 
     /// Moves the home of a slot to the word of `hinted`.
@@ -372,7 +373,7 @@ impl<'m> Bitmap<'m> {
             }
         }
         hinted.section.homes.share(*home, hinted.word);
-        *home = home.at(hinted.base, hinted.word);
+        *home = home.moved_to(hinted.base, hinted.word);
     }
 
     /// Calls `visit` with the words of `maps` at `home`, until it returns a value.
