@@ -16,8 +16,8 @@ mod models {
         AtomicUsize, Linked, Ordering, SeqCstU8, SeqCstUsize, TakeAll, UnsafeCell, Zeroable, fence,
     };
     use page_frame::{
-        Cpu, CpuId, Fenced, InterruptState, Once, Order, PAGE_SIZE, PageSource, PerCpu, PerCpuSlot,
-        Regions, Shrink, ShrinkList,
+        Cpu, CpuId, EnterError, Fenced, InterruptState, Once, Order, PAGE_SIZE, PageSource, PerCpu,
+        PerCpuSlot, Regions, Shrink, ShrinkList,
     };
     use testkit::model;
 
@@ -206,6 +206,64 @@ mod models {
             let taken = take(&ours) + taker.join().expect("the taker does not panic");
             assert!(taken >= 1, "the first of two takers of an idle slot gets it");
             assert_eq!(total(&ours), taken);
+        });
+    }
+
+    /// A machine of an unowned id, 0, and an owner's, 1; as `hosted::Threads` has one.
+    #[derive(Clone, Copy)]
+    struct SettingAside(bool);
+
+    // SAFETY: in each model one thread alone has `true`, so only it gets id 1.
+    unsafe impl Cpu for SettingAside {
+        const UNOWNED: Option<CpuId> = Some(CpuId::new(0));
+        fn slots(&self) -> usize {
+            2
+        }
+        fn pin(&self) -> Option<CpuId> {
+            self.0.then_some(CpuId::new(1))
+        }
+        fn known_slot(&self, first: *mut u8, stride: usize) -> Option<*mut u8> {
+            Some(first.wrapping_add(stride * usize::from(self.0)))
+        }
+        unsafe fn unpin(&self) {}
+        fn fence_all(&self) -> bool {
+            false
+        }
+    }
+
+    /// Contexts without an id read the slot of the unowned id, while another one takes slots over,
+    /// freezes them, and forgets their owners.
+    ///
+    /// Mutation seen to fail: `forget_others` that clears `busy` of the unowned slot ("causality
+    /// violation").
+    #[test]
+    fn no_context_writes_the_slot_of_the_unowned_id() {
+        model("slots: an unowned id", 10, || {
+            type Slots = [PerCpuSlot<UnsafeCell<u32>>; 2];
+            type View<'a> = PerCpu<'a, UnsafeCell<u32>, Fenced<SettingAside>>;
+            fn view(slots: &Slots, is_owner: bool) -> View<'_> {
+                let cpu = Fenced(SettingAside(is_owner));
+                // SAFETY: clause 1: the two slots, which are borrowed. Clause 2: one thread is the
+                // owner, so only it has id 1; and no thread calls `for_each_exclusive`.
+                unsafe { PerCpu::at(NonNull::from(slots).cast(), 2, cpu) }
+            }
+            let slots = Arc::new([0, 1].map(|_| PerCpuSlot::new(UnsafeCell::new(0))));
+            let owner = view(&slots, true);
+            let theirs = Arc::clone(&slots);
+            let other = thread::spawn(move || {
+                let without_an_id = view(&theirs, false);
+                let error = without_an_id.enter_known().map(|body| add_one(&body)).err();
+                (error, without_an_id.take_over(|_| true, |_, body| add_one(body)).taken)
+            });
+            let entered = usize::from(owner.enter_known().map(|body| add_one(&body)).is_ok());
+            drop(owner.freeze(Some(CpuId::new(1))));
+            // SAFETY: clauses 1 and 2: the other thread is inside no slot. Clause 3: this is 1.
+            unsafe { owner.forget_others(Some(CpuId::new(1))) };
+            let (error, taken) = other.join().expect("it does not panic");
+            assert_eq!(error, Some(EnterError::Nested));
+            let body = owner.enter_known().expect("all other contexts have ended");
+            // SAFETY: as in `add_one`.
+            assert_eq!(body.with(|value| unsafe { *value as usize }), entered + taken);
         });
     }
 

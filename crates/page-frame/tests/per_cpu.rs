@@ -321,6 +321,58 @@ fn after_a_fork_the_child_forgets_all_but_itself() {
     }
 }
 
+/// A machine that sets id 0 aside, for contexts without an id of their own.
+struct SettingAside(Cell<Option<CpuId>>);
+
+// SAFETY: the type is not `Sync`, so all of it runs in one thread, and the tests never switch to
+// id 0.
+unsafe impl Cpu for SettingAside {
+    const UNOWNED: Option<CpuId> = Some(CpuId::new(0));
+    fn slots(&self) -> usize {
+        3
+    }
+    fn pin(&self) -> Option<CpuId> {
+        self.0.get()
+    }
+    fn known_slot(&self, first: *mut u8, stride: usize) -> Option<*mut u8> {
+        Some(first.wrapping_add(stride * self.0.get().map_or(0, CpuId::index)))
+    }
+    unsafe fn unpin(&self) {}
+    fn fence_all(&self) -> bool {
+        true
+    }
+    fn wait(&self, _: usize) {
+        panic!("no context is inside");
+    }
+}
+
+/// Mutations that it catches: a slot that is not made busy; a take-over that counts it; a freeze
+/// that waits for it; `forget_others` that opens it.
+#[test]
+fn the_slot_of_the_unowned_id_is_never_entered() {
+    let mut slots = [const { PerCpuSlot::new(()) }; 3];
+    let own = Some(CpuId::new(1));
+    let per_cpu = PerCpu::new(&mut slots, SettingAside(Cell::new(own)));
+    let check = |when| {
+        per_cpu.cpu().0.set(None);
+        assert_eq!(per_cpu.enter_known().err(), Some(EnterError::Nested), "{when}");
+        assert_eq!(per_cpu.enter().err(), Some(EnterError::NoSlot), "{when}");
+        assert!(!per_cpu.lock_token().is_nested(), "{when}: it may wait for locks");
+        per_cpu.cpu().0.set(own);
+        assert_eq!(per_cpu.enter_known().map(|slot| slot.id()).ok(), own, "{when}");
+    };
+    check("at first");
+    let outcome = per_cpu.take_over(|id| id.index() != 0, |_, ()| ());
+    assert_eq!(outcome, per_cpu.take_over(|_| true, |_, ()| ()));
+    assert_eq!(outcome, TakeOver { taken: 2, skipped: 0 });
+    check("after a take-over");
+    let frozen = per_cpu.freeze(own);
+    // SAFETY: clauses 1 and 2: nothing else runs, and the slots are frozen. Clause 3: CPU 1.
+    unsafe { per_cpu.forget_others(own) };
+    drop(frozen);
+    check("in a child of a fork");
+}
+
 /// The provided methods of [`Cpu`] are those of a machine whose CPUs all have ids, and which masks
 /// nothing.
 #[test]

@@ -36,8 +36,8 @@ use core::sync::atomic::AtomicUsize;
 use buddy::{Buddy, ZeroedMemory};
 use page_frame::sync::Lock;
 use page_frame::{
-    CpuId, DirectMap, ForwardPageMap, FrameNumber, FrameRange, Frozen, Order, OutOfMemory,
-    PageBlock, PageMap, PageSource,
+    DirectMap, ForwardPageMap, FrameNumber, FrameRange, Frozen, Order, OutOfMemory, PageBlock,
+    PageMap, PageSource,
 };
 
 use crate::frame_set::FrameSet;
@@ -47,9 +47,9 @@ use crate::space::Space;
 use crate::space::sections::SECTION_ORDER;
 use crate::system::os_error::OsError;
 use crate::thp::scan::Thp;
-use crate::threads::Threads;
 use crate::threads::fork_lock::Inside;
 use crate::threads::tls;
+use crate::threads::{Threads, id_of};
 
 type Frames = Buddy<'static, DirectMap, Threads>;
 
@@ -178,7 +178,7 @@ impl Pages {
     /// Keeps all other threads out of the buddy's per-CPU slots while the guard lives, see
     /// [`Forking`](crate::Forking).
     pub(crate) fn freeze_slots(&self) -> Frozen<'_> {
-        self.buddy.freeze_slots(tls::number().map(|number| CpuId::new(number as u32)))
+        self.buddy.freeze_slots(tls::number().map(|number| id_of(number as u32)))
     }
 }
 

@@ -12,10 +12,10 @@
 //! The acquiring thread executes the heavy fence (the scheme of `page_frame::PerCpu`). The holder
 //! itself may enter and leave.
 //!
-//! Threads without a number share a counter, and the thread's word (`tls`) says that it is inside.
+//! Threads without a number share a counter, and the thread's state (`tls`) says that it is inside.
 //! There it takes no number. An entry inside an entry never waits, also that of a signal handler:
 //! the holder waits for the outer one. (A signal that arrives between the two steps of an entry
-//! without a number, counter and word, is the exception: its handler may wait for the holder.)
+//! without a number, counter and state, is the exception: its handler may wait for the holder.)
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 
@@ -44,8 +44,8 @@ const NESTED: usize = 0;
 /// The first of the other entries of threads without a number. Entries of threads with a number are
 /// the numbers plus one.
 const UNNUMBERED_ENTRY: usize = THREAD_SLOTS + 1;
-/// The word of such a thread before its entry; the entry names the index.
-const WORDS: [u32; 3] = [0, tls::TAKING, tls::ENDED];
+/// The state of such a thread before its entry; the entry names the index.
+const STATES: [u32; 3] = [0, tls::TAKING, tls::ENDED];
 
 /// An entry of the fork lock. Dropping it leaves.
 pub(crate) struct Inside(usize);
@@ -95,7 +95,7 @@ fn enter_unnumbered() -> usize {
             UNNUMBERED.fetch_add(1, Ordering::SeqCst);
             return NESTED;
         }
-        let Some(index) = WORDS.iter().position(|word| *word == before) else {
+        let Some(index) = STATES.iter().position(|state| *state == before) else {
             // A signal handler has taken a number for the thread meanwhile.
             return enter(tls::number());
         };
@@ -138,7 +138,7 @@ pub(crate) fn leave(entered: usize) {
 #[cold]
 fn leave_as_unnumbered(entered: usize) {
     if entered != NESTED {
-        tls::store(WORDS[entered - UNNUMBERED_ENTRY]);
+        tls::store(STATES[entered - UNNUMBERED_ENTRY]);
     }
     leave_unnumbered();
 }

@@ -2,7 +2,7 @@
 //!
 //! # Concepts
 //! A thread that allocates and frees a few objects in turns may hit in its slot for ever, and never
-//! look at the clock. So while work is pending, a miss **arms** the thread's word (`tls`): the next
+//! look at the clock. So while work is pending, a miss **arms** the thread (`tls`): the next
 //! operation finds no valid number, counts as a miss, and calls the hook again. An armed operation
 //! takes about 20 nanoseconds more. A thread that never sleeps would pay that each time; so between
 //! two steps of the clock threads are armed at most [`BUDGET`] times. After that the thread waits
@@ -85,14 +85,14 @@ mod tests {
     use crate::threads::Threads;
     use page_frame::Cpu;
 
-    /// Mutations that it catches: a word that stays armed; an armed thread that loses its number;
+    /// Mutations that it catches: a thread that stays armed; an armed thread that loses its number;
     /// no budget; a budget that is not renewed.
     #[test]
     fn an_armed_thread_misses_once_and_keeps_its_number() {
         let number = Threads.pin().expect("a number is free");
         arm(1, After::Miss);
         assert_eq!(Threads.pin_known(), None, "a miss");
-        assert_eq!(tls::number(), Some(number.index()), "for locks it has its number");
+        assert_eq!(tls::number().map(|own| own + 1), Some(number.index()), "locks need it");
         assert_eq!(Threads.pin(), Some(number));
         assert_eq!(Threads.pin_known(), Some(number), "disarmed");
         // Other tests of this process arm nothing.

@@ -32,7 +32,7 @@ use page_frame::{Cpu, CpuId, InterruptState, WithSlotStride};
 use crate::system::keep_loaded::keep_loaded;
 use crate::threads::numbers::{AT_ONCE, Numbers, OWN};
 use crate::threads::pause::pause;
-use crate::threads::tls::{ENDED, INSIDE, TAKING, THREAD_SLOTS};
+use crate::threads::tls::{ENDED, INSIDE, STRIDE, TAKING, THREAD_SLOTS};
 
 /// Threads for heaps of many caches: with [`WithSlotStride`], a thread's slots of 127 caches lie on
 /// two pages.
@@ -42,12 +42,12 @@ use crate::threads::tls::{ENDED, INSIDE, TAKING, THREAD_SLOTS};
 /// let cpus: hosted::HeapThreads = WithSlotStride(hosted::Threads);
 /// assert_eq!(cpus.slots(), hosted::THREAD_SLOTS);
 /// ```
-pub type HeapThreads = WithSlotStride<Threads, { 8 << 10 }>;
+pub type HeapThreads = WithSlotStride<Threads, STRIDE>;
 
 /// The numbers that threads have, and the shared ones that a thread ever borrowed.
 static TAKEN: Numbers = Numbers::new();
 
-/// One more than the highest number that a thread ever had.
+/// One more than the highest index of an id that a thread ever had.
 static USED: AtomicU32 = AtomicU32::new(0);
 
 /// The key whose destructor frees numbers, plus one; zero before it is created.
@@ -73,8 +73,10 @@ pub struct Threads;
 // 2: the Release and Acquire of `TAKEN`. Clause 3: `fence_all` is true only after a fence of all
 // running threads, or where no other thread has a number, and so is a CPU. Clause 4: signals are
 // not masked, but a handler that allocates is nested and only tries. The states are entries of the
-// fork lock, which may be left in any order. Clause 5: all numbers, shared ones too, are below
-// `THREAD_SLOTS`. Clause 6: the number is the thread's, for every value. Clause 7: zero.
+// fork lock, which may be left in any order. Clause 5: the index of an id is a number plus one, and
+// all numbers, shared ones too, are below `THREAD_SLOTS - 1`. Clause 6: the number is the thread's,
+// for every value. Clause 7: zero. Clause 8: no number gives index 0. Clause 9: I1 of `tls.rs`: the
+// distance is that of the thread's id, or of index 0.
 //
 // A thread frees its number in the destructors of its keys, after those of its thread-locals
 // (`__call_tls_dtors` runs first). So it drops every guard that a thread-local keeps before. A
@@ -91,20 +93,31 @@ unsafe impl Cpu for Threads {
         USED.load(Ordering::Acquire) as usize
     }
 
+    const UNOWNED: Option<CpuId> = Some(CpuId::new(0));
+
     #[inline(always)]
     fn pin(&self) -> Option<CpuId> {
-        let mut number = tls::load().wrapping_sub(1);
-        if number as usize >= THREAD_SLOTS {
-            // `u32::MAX` in place of `None`: one comparison below serves both paths.
-            number = assign().unwrap_or(u32::MAX);
+        let state = tls::load();
+        if tls::is_number(state) {
+            return Some(CpuId::new(state));
         }
-        ((number as usize) < THREAD_SLOTS).then(|| CpuId::new(number))
+        assign().map(id_of)
     }
 
     #[inline(always)]
     fn pin_known(&self) -> Option<CpuId> {
-        let number = tls::load().wrapping_sub(1);
-        ((number as usize) < THREAD_SLOTS).then(|| CpuId::new(number))
+        let offset = tls::line_offset();
+        // SAFETY: clause 1: so `line_offset` says.
+        (offset > 0).then(|| unsafe { CpuId::at_line_offset(offset as u32) })
+    }
+
+    #[inline(always)]
+    fn known_slot(&self, first: *mut u8, stride: usize) -> Option<*mut u8> {
+        Some(if stride == STRIDE {
+            tls::advance(first)
+        } else {
+            first.wrapping_add(tls::line_offset() * (stride / CpuId::LINE))
+        })
     }
 
     #[inline(always)]
@@ -173,6 +186,12 @@ impl Threads {
     }
 }
 
+/// Returns the id of the thread with this number.
+#[inline(always)]
+pub(crate) fn id_of(number: u32) -> CpuId {
+    CpuId::new(number + 1)
+}
+
 /// Returns whether any thread but the one with the number `own` may have a number.
 pub(crate) fn are_others(own: Option<usize>) -> bool {
     // SeqCst: after the fork lock was acquired, in one order with the exchange in `take_number` and
@@ -217,7 +236,7 @@ fn borrow() -> bool {
         // Pairs with the fence in `is_alone`.
         fence(Ordering::SeqCst);
         // Release: as in `slots_used`.
-        USED.fetch_max(number as u32 + 1, Ordering::Release);
+        USED.fetch_max(number as u32 + 2, Ordering::Release);
     }
     // After the bit: a thread that acquires the lock later sees it, and freezes the slots.
     fork_lock::wait_until_free();
@@ -241,7 +260,7 @@ fn assign() -> Option<u32> {
     // requests do without a slot. The thread may have a number: it was armed, or a signal handler
     // has taken one meanwhile.
     let before = tls::swap(TAKING) & !tls::ARMED;
-    if (1..=THREAD_SLOTS as u32).contains(&before) {
+    if tls::is_number(before) {
         tls::store(before);
         return Some(before - 1);
     }
@@ -267,7 +286,7 @@ fn take_number() -> Option<u32> {
         TAKEN.free(number);
     };
     // Release: as in `slots_used`.
-    USED.fetch_max(number + 1, Ordering::Release);
+    USED.fetch_max(number + 2, Ordering::Release);
     // Stored before `set_round`, which may allocate.
     tls::store(number + 1);
     if !set_round(key, number, 1) {
@@ -383,7 +402,7 @@ mod tests {
         different.sort_unstable();
         different.dedup();
         assert_eq!((different.len(), lent.len()), (SHARED, different.len()));
-        assert!(lent.iter().all(|number| (OWN..THREAD_SLOTS).contains(number)));
+        assert!(lent.iter().all(|index| (OWN + 1..THREAD_SLOTS).contains(index)));
     }
 
     /// Mutations that it catches: each thread gets a number at once; a thread that allocates much
@@ -437,7 +456,7 @@ mod tests {
     }
 
     /// Mutations that it catches: a number freed in the first round; one never freed; a thread that
-    /// gets another number after that; `free_number` that leaves the thread its word.
+    /// gets another number after that; `free_number` that leaves the thread its state.
     #[test]
     fn a_thread_that_ends_has_its_number_until_the_last_round_and_none_after_it() {
         let _alone = NUMBERS.lock().unwrap_or_else(PoisonError::into_inner);

@@ -8,7 +8,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Maximum number of threads that have numbers of their own at the same time.
-pub(crate) const OWN: usize = 112;
+pub(crate) const OWN: usize = 111;
 /// While fewer threads have numbers, each gets one at once. Later, only threads that allocate much.
 pub(crate) const AT_ONCE: usize = 32;
 /// The numbers after them, which threads without a number borrow.
@@ -17,8 +17,7 @@ pub(crate) const SHARED: usize = 16;
 pub(crate) const ALL: usize = OWN + SHARED;
 
 const WORD_BITS: usize = u64::BITS as usize;
-const WORDS: usize = ALL / WORD_BITS;
-const _: () = assert!(ALL % WORD_BITS == 0, "whole words");
+const WORDS: usize = ALL.div_ceil(WORD_BITS);
 
 /// A set of numbers.
 #[derive(Debug)]

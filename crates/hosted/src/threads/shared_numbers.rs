@@ -3,7 +3,7 @@
 //! # Concepts
 //! There are more threads than numbers in some programs, and most of them sleep. A thread without a
 //! number borrows one of a few shared numbers while it is in the allocator's slow path: its
-//! thread-local word has that number, so that all slots of that number are its own. It gives the
+//! thread-local state has that number, so that all slots of that number are its own. It gives the
 //! number back before it returns to the program.
 //!
 //! Where many numbers are taken, threads begin like this. Each [`TURN`]th operation with a
@@ -14,7 +14,7 @@
 //! A lock for each shared number, on a line of its own. The Acquire of the exchange pairs with the
 //! Release in `give_back`, which publishes the content of the slots. A thread that finds all of
 //! them locked works without a slot. A signal handler that interrupts a thread with a borrowed
-//! number finds that number in its word, as it would find the thread's own.
+//! number finds that number in its state, as it would find the thread's own.
 
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -38,7 +38,7 @@ static NUMBERS: [Shared; SHARED] =
     [const { Shared { is_locked: AtomicBool::new(false), operations: AtomicU32::new(0) } }; SHARED];
 
 /// Locks a shared number for the running thread, which has none. The caller stores it in the
-/// thread's word.
+/// thread's state.
 pub(crate) fn lock() -> Option<usize> {
     // Threads begin at different numbers: their stacks lie at different pages.
     let first = (tls::identity() >> 12) ^ (tls::identity() >> 18);
@@ -62,7 +62,7 @@ pub(crate) fn earns_own(number: usize) -> bool {
     count % TURN == 0
 }
 
-/// Unlocks the shared number `number`, which the running thread has locked. Its word does not have
+/// Unlocks the shared number `number`, which the running thread has locked. Its state does not have
 /// the number any more.
 pub(crate) fn unlock(number: usize) {
     NUMBERS[number - OWN].is_locked.store(false, Ordering::Release);

@@ -1,28 +1,43 @@
-//! One word for each thread, found by two loads: it holds the thread's slot number.
+//! Two words for each thread, found by two loads: the distance of the thread's per-CPU slots, and
+//! the thread's state.
 //!
 //! # Concepts
-//! An allocator reads the word in every operation, from the first call of the dynamic loader to the
-//! last destructor of a thread. So it must need no initialisation, allocate nothing and call
-//! nothing. In a shared library the compiler's thread-locals call a function of the loader. This
-//! word uses the **initial-exec** model: its offset from the thread pointer is a word that the
+//! An allocator reads the distance in every operation, from the first call of the dynamic loader to
+//! the last destructor of a thread. So it must need no initialisation, allocate nothing and call
+//! nothing. In a shared library the compiler's thread-locals call a function of the loader. These
+//! words use the **initial-exec** model: their offset from the thread pointer is a word that the
 //! loader fills in once (Drepper 2013, "ELF Handling For Thread-Local Storage", section 4.3). A
-//! library with such a word of four bytes can still be loaded late, as the loader reserves some
-//! room for that.
+//! library with such words of 16 bytes can still be loaded late, as the loader reserves some room
+//! for that.
 //!
-//! Each machine needs assembly of its own. The interpreter Miri, which has none, gets a
-//! thread-local of the compiler.
+//! - The **state** says which number the thread has, if it has one. Slow paths read it.
+//! - The **distance** is [`STRIDE`] bytes times the index of the thread's `CpuId`, which is the
+//!   number plus one. A hit adds it to the address of a first slot. It is zero while the state is
+//!   no number, or armed. Index 0 is the [unowned id](page_frame::Cpu::UNOWNED), whose slots are
+//!   always busy. So a hit of a thread without a number ends at the check for nested code.
+//!
+//! Each machine needs assembly of its own. The interpreter Miri, which has none, gets thread-locals
+//! of the compiler.
+//!
+//! # Invariants
+//! - I1: the distance is zero, or that of the number in the state. A signal handler may run between
+//!   the stores of a change. So the distance becomes zero before the state changes, and that of the
+//!   new number after it. In between, the handler's hits are misses.
 
-// The word. A version in its name: programs may contain two versions of the crate.
+// The words. A version in the name: programs may contain two versions of the crate.
 #[cfg(not(miri))]
 core::arch::global_asm!(
-    ".pushsection .tbss.hosted_0_1_word, \"awT\", @nobits",
-    ".globl hosted_0_1_word",
-    ".hidden hosted_0_1_word",
-    ".type hosted_0_1_word, @object",
-    ".size hosted_0_1_word, 4",
-    ".p2align 2",
-    "hosted_0_1_word:",
-    ".zero 4",
+    ".pushsection .tbss.hosted_0_1_words, \"awT\", @nobits",
+    ".globl hosted_0_1_words",
+    ".hidden hosted_0_1_words",
+    ".type hosted_0_1_words, @object",
+    ".size hosted_0_1_words, 16",
+    ".p2align 3",
+    "hosted_0_1_words:",
+    // The distance, eight bytes.
+    ".zero 8",
+    // The state, four bytes.
+    ".zero 8",
     ".popsection",
 );
 
@@ -30,51 +45,99 @@ core::arch::global_asm!(
 mod initial_exec {
     use core::arch::asm;
 
-    /// Returns the thread's word, zero at first.
+    /// Returns `place` advanced by the thread's distance, which is zero at first.
     #[inline(always)]
-    pub(crate) fn load() -> u32 {
-        let word: u64;
-        // SAFETY: reads the thread's own word, which lives as long as the thread; the first load is
-        // of an offset that the loader has written.
+    pub(crate) fn advance(place: *mut u8) -> *mut u8 {
+        let sum: *mut u8;
+        // SAFETY: reads the thread's own distance, which lives as long as the thread; the first
+        // load is of an offset that the loader has written.
         unsafe {
             asm!(
-                "mov {at}, qword ptr [rip + hosted_0_1_word@GOTTPOFF]",
-                "mov {word:e}, dword ptr fs:[{at}]",
+                "mov {at}, qword ptr [rip + hosted_0_1_words@GOTTPOFF]",
+                "add {sum}, qword ptr fs:[{at}]",
                 at = out(reg) _,
-                word = out(reg) word,
+                sum = inout(reg) place => sum,
+                options(pure, readonly, nostack),
+            );
+        }
+        sum
+    }
+
+    /// Returns the thread's distance, zero at first.
+    #[inline(always)]
+    pub(super) fn load_distance() -> usize {
+        let distance: usize;
+        // SAFETY: as in `advance`.
+        unsafe {
+            asm!(
+                "mov {distance}, qword ptr [rip + hosted_0_1_words@GOTTPOFF]",
+                "mov {distance}, qword ptr fs:[{distance}]",
+                distance = out(reg) distance,
                 options(pure, readonly, nostack, preserves_flags),
             );
         }
-        word as u32
+        distance
     }
 
-    /// Sets the thread's word and returns what it was, in one step for signal handlers.
+    /// Sets the thread's distance.
     #[inline]
-    pub(crate) fn swap(word: u32) -> u32 {
-        let before: u32;
-        // SAFETY: exchanges the thread's own word; nothing else is at that place.
+    pub(super) fn store_distance(distance: usize) {
+        // SAFETY: writes the thread's own distance; nothing else is at that place.
         unsafe {
             asm!(
-                "mov {at}, qword ptr [rip + hosted_0_1_word@GOTTPOFF]",
-                "xchg dword ptr fs:[{at}], {word:e}",
+                "mov {at}, qword ptr [rip + hosted_0_1_words@GOTTPOFF]",
+                "mov qword ptr fs:[{at}], {distance}",
                 at = out(reg) _,
-                word = inout(reg) word => before,
+                distance = in(reg) distance,
+                options(nostack, preserves_flags),
+            );
+        }
+    }
+
+    /// Returns the thread's state, zero at first.
+    #[inline(always)]
+    pub(crate) fn load() -> u32 {
+        let state: u64;
+        // SAFETY: as in `advance`, for the state.
+        unsafe {
+            asm!(
+                "mov {at}, qword ptr [rip + hosted_0_1_words@GOTTPOFF]",
+                "mov {state:e}, dword ptr fs:[{at} + 8]",
+                at = out(reg) _,
+                state = out(reg) state,
+                options(pure, readonly, nostack, preserves_flags),
+            );
+        }
+        state as u32
+    }
+
+    /// Sets the thread's state and returns what it was, in one step for signal handlers.
+    #[inline]
+    pub(super) fn swap_state(state: u32) -> u32 {
+        let before: u32;
+        // SAFETY: exchanges the thread's own state; nothing else is at that place.
+        unsafe {
+            asm!(
+                "mov {at}, qword ptr [rip + hosted_0_1_words@GOTTPOFF]",
+                "xchg dword ptr fs:[{at} + 8], {state:e}",
+                at = out(reg) _,
+                state = inout(reg) state => before,
                 options(nostack, preserves_flags),
             );
         }
         before
     }
 
-    /// Sets the thread's word.
+    /// Sets the thread's state.
     #[inline]
-    pub(crate) fn store(word: u32) {
-        // SAFETY: writes the thread's own word; nothing else is at that place.
+    pub(super) fn store_state(state: u32) {
+        // SAFETY: writes the thread's own state; nothing else is at that place.
         unsafe {
             asm!(
-                "mov {at}, qword ptr [rip + hosted_0_1_word@GOTTPOFF]",
-                "mov dword ptr fs:[{at}], {word:e}",
+                "mov {at}, qword ptr [rip + hosted_0_1_words@GOTTPOFF]",
+                "mov dword ptr fs:[{at} + 8], {state:e}",
                 at = out(reg) _,
-                word = in(reg) word,
+                state = in(reg) state,
                 options(nostack, preserves_flags),
             );
         }
@@ -85,17 +148,17 @@ mod initial_exec {
 mod initial_exec {
     use core::arch::asm;
 
-    /// Returns the address of the thread's word.
+    /// Returns the address of the thread's words.
     #[inline(always)]
-    fn place() -> *mut u32 {
-        let place: *mut u32;
+    fn place() -> *mut usize {
+        let place: *mut usize;
         // SAFETY: reads the thread pointer and the offset that the loader has written; changes
         // nothing.
         unsafe {
             asm!(
                 "mrs {place}, tpidr_el0",
-                "adrp {offset}, :gottprel:hosted_0_1_word",
-                "ldr {offset}, [{offset}, #:gottprel_lo12:hosted_0_1_word]",
+                "adrp {offset}, :gottprel:hosted_0_1_words",
+                "ldr {offset}, [{offset}, #:gottprel_lo12:hosted_0_1_words]",
                 "add {place}, {place}, {offset}",
                 place = out(reg) place,
                 offset = out(reg) _,
@@ -105,27 +168,66 @@ mod initial_exec {
         place
     }
 
-    /// Returns the thread's word, zero at first.
+    /// Returns `place` advanced by the thread's distance, which is zero at first.
     #[inline(always)]
-    pub(crate) fn load() -> u32 {
-        // SAFETY: the thread's own word, which lives as long as the thread. Volatile: a signal
-        // handler of the thread may change it.
-        unsafe { place().read_volatile() }
+    pub(crate) fn advance(place: *mut u8) -> *mut u8 {
+        place.wrapping_add(load_distance())
     }
 
-    /// Sets the thread's word and returns what it was. A signal handler may run in between.
+    /// Returns the thread's distance, zero at first.
+    #[inline(always)]
+    pub(super) fn load_distance() -> usize {
+        let distance: usize;
+        // SAFETY: reads the thread's own distance, which lives as long as the thread; the offset is
+        // one that the loader has written.
+        unsafe {
+            asm!(
+                "mrs {place}, tpidr_el0",
+                "adrp {distance}, :gottprel:hosted_0_1_words",
+                "ldr {distance}, [{distance}, #:gottprel_lo12:hosted_0_1_words]",
+                "ldr {distance}, [{place}, {distance}]",
+                place = out(reg) _,
+                distance = out(reg) distance,
+                options(pure, readonly, nostack, preserves_flags),
+            );
+        }
+        distance
+    }
+
+    /// Sets the thread's distance.
     #[inline]
-    pub(crate) fn swap(word: u32) -> u32 {
+    pub(super) fn store_distance(distance: usize) {
+        // SAFETY: the thread's own distance, which lives as long as the thread.
+        unsafe { place().write_volatile(distance) };
+    }
+
+    /// Returns the address of the thread's state.
+    #[inline(always)]
+    fn state() -> *mut u32 {
+        place().wrapping_add(1).cast()
+    }
+
+    /// Returns the thread's state, zero at first.
+    #[inline(always)]
+    pub(crate) fn load() -> u32 {
+        // SAFETY: the thread's own state, which lives as long as the thread. Volatile: a signal
+        // handler of the thread may change it.
+        unsafe { state().read_volatile() }
+    }
+
+    /// Sets the thread's state and returns what it was. A signal handler may run in between.
+    #[inline]
+    pub(super) fn swap_state(state: u32) -> u32 {
         let before = load();
-        store(word);
+        store_state(state);
         before
     }
 
-    /// Sets the thread's word.
+    /// Sets the thread's state.
     #[inline]
-    pub(crate) fn store(word: u32) {
-        // SAFETY: the thread's own word, which lives as long as the thread.
-        unsafe { place().write_volatile(word) };
+    pub(super) fn store_state(new: u32) {
+        // SAFETY: the thread's own state, which lives as long as the thread.
+        unsafe { state().write_volatile(new) };
     }
 }
 
@@ -133,30 +235,53 @@ mod initial_exec {
 mod initial_exec {
     use std::cell::Cell;
 
-    std::thread_local!(static WORD: Cell<u32> = const { Cell::new(0) });
+    std::thread_local! {
+        static DISTANCE: Cell<usize> = const { Cell::new(0) };
+        static STATE: Cell<u32> = const { Cell::new(0) };
+    }
 
-    /// Returns the thread's word, zero at first.
+    /// Returns `place` advanced by the thread's distance, which is zero at first.
+    pub(crate) fn advance(place: *mut u8) -> *mut u8 {
+        place.wrapping_add(load_distance())
+    }
+
+    /// Returns the thread's distance, zero at first.
+    pub(super) fn load_distance() -> usize {
+        DISTANCE.get()
+    }
+
+    /// Sets the thread's distance.
+    pub(super) fn store_distance(distance: usize) {
+        DISTANCE.set(distance);
+    }
+
+    /// Returns the thread's state, zero at first.
     pub(crate) fn load() -> u32 {
-        WORD.get()
+        STATE.get()
     }
 
-    /// Sets the thread's word and returns what it was.
-    pub(crate) fn swap(word: u32) -> u32 {
-        WORD.replace(word)
+    /// Sets the thread's state and returns what it was.
+    pub(super) fn swap_state(state: u32) -> u32 {
+        STATE.replace(state)
     }
 
-    /// Sets the thread's word.
-    pub(crate) fn store(word: u32) {
-        WORD.set(word);
+    /// Sets the thread's state.
+    pub(super) fn store_state(state: u32) {
+        STATE.set(state);
     }
 }
 
-pub(crate) use initial_exec::{load, store, swap};
+use core::hint::assert_unchecked;
+
+use page_frame::CpuId;
+
+pub(crate) use initial_exec::{advance, load};
+use initial_exec::{load_distance, store_distance, store_state, swap_state};
 
 use crate::threads::numbers;
 
-/// The number of sets of per-CPU slots: one for each of 112 threads, and 16 that all other threads
-/// share.
+/// The number of sets of per-CPU slots: one for each of 111 threads, 16 that all other threads
+/// share, and one that is always busy, for threads without a number.
 ///
 /// ```
 /// use buddy::Buddy;
@@ -168,25 +293,71 @@ use crate::threads::numbers;
 /// assert!(layout.size() > 0 && Threads.slots() == THREAD_SLOTS);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub const THREAD_SLOTS: usize = numbers::ALL;
+pub const THREAD_SLOTS: usize = numbers::ALL + 1;
 
-/// Set in the word of a thread that has a number and whose next hit is to be a miss: `load` then
-/// returns no valid number.
+/// The distance in bytes between the slots of neighbouring ids for which `advance` needs no
+/// arithmetic: that of the caches of a heap.
+pub(crate) const STRIDE: usize = 8 << 10;
+
+/// Set in the state of a thread that has a number and whose next hit is to be a miss.
 pub(crate) const ARMED: u32 = 1 << 31;
 
-/// The word of a thread that is ending and has freed its number. The word is zero before the thread
-/// takes a number, and then the number plus one.
+/// The state of a thread that is ending and has freed its number. The state is zero before the
+/// thread takes a number, and then the number plus one.
 pub(crate) const ENDED: u32 = u32::MAX;
-/// The word of a thread while it takes a number.
+/// The state of a thread while it takes a number.
 pub(crate) const TAKING: u32 = ENDED - 1;
-/// The word of a thread without a number that is inside the fork lock. It takes none there.
+/// The state of a thread without a number that is inside the fork lock. It takes none there.
 pub(crate) const INSIDE: u32 = ENDED - 2;
+
+/// Returns whether `state` is a number plus one.
+#[inline(always)]
+pub(crate) const fn is_number(state: u32) -> bool {
+    (state.wrapping_sub(1) as usize) < numbers::ALL
+}
+
+/// Sets the thread's state.
+#[inline]
+pub(crate) fn store(state: u32) {
+    store_distance(0);
+    store_state(state);
+    store_distance_of(state);
+}
+
+/// Sets the thread's state and returns what it was, in one step for signal handlers.
+#[inline]
+pub(crate) fn swap(state: u32) -> u32 {
+    store_distance(0);
+    let before = swap_state(state);
+    store_distance_of(state);
+    before
+}
+
+/// Sets the distance after the state was set to `state`, and to zero before that.
+#[inline]
+fn store_distance_of(state: u32) {
+    // Otherwise a signal handler may have taken a number for the thread meanwhile.
+    if is_number(state) {
+        store_distance(state as usize * STRIDE);
+    }
+}
+
+/// Returns the line offset of the thread's `CpuId`, or zero if its next hit is to be a miss.
+#[inline(always)]
+pub(crate) fn line_offset() -> usize {
+    let distance = load_distance();
+    // SAFETY: I1: a number's distance is a multiple of the stride.
+    unsafe { assert_unchecked(distance % STRIDE == 0) };
+    // SAFETY: I1: that of the largest number.
+    unsafe { assert_unchecked(distance <= numbers::ALL * STRIDE) };
+    distance / (STRIDE / CpuId::LINE)
+}
 
 /// Returns the running thread's slot number, if it has one. Does not assign one.
 #[inline(always)]
 pub(crate) fn number() -> Option<usize> {
-    let number = (load() & !ARMED).wrapping_sub(1) as usize;
-    (number < THREAD_SLOTS).then_some(number)
+    let state = load() & !ARMED;
+    is_number(state).then(|| state as usize - 1)
 }
 
 /// Returns the identity of the running thread, which is never zero. The only thread of a forked
@@ -198,14 +369,39 @@ pub(crate) fn identity() -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    fn words() -> (u32, usize) {
+        (load(), load_distance())
+    }
+
     #[test]
-    fn each_thread_has_a_word_of_its_own_that_is_zero_at_first() {
+    fn each_thread_has_words_of_its_own_that_are_zero_at_first() {
         let kept = std::thread::spawn(|| {
-            assert_eq!(super::load(), 0);
-            super::store(7);
-            let other = std::thread::spawn(super::load).join().expect("no panic");
-            (super::load(), other)
+            assert_eq!(words(), (0, 0));
+            store(7);
+            let other = std::thread::spawn(words).join().expect("no panic");
+            (words(), other)
         });
-        assert_eq!(kept.join().expect("no panic"), (7, 0));
+        assert_eq!(kept.join().expect("no panic"), ((7, 7 * STRIDE), (0, 0)));
+    }
+
+    /// Mutations that it catches: a distance that stays when the thread loses its number, or is
+    /// armed; one that does not come back.
+    #[test]
+    fn only_a_number_that_is_not_armed_has_a_distance() {
+        let ended = std::thread::spawn(|| {
+            let last = numbers::ALL as u32;
+            for state in [ENDED, TAKING, INSIDE, 0, last + 1, last | ARMED, 1 | ARMED] {
+                store(state);
+                assert_eq!(words(), (state, 0));
+                assert_eq!(swap(last), state);
+                assert_eq!((words(), line_offset()), ((last, numbers::ALL * STRIDE), 64 * 127));
+                assert_eq!(swap(state), last);
+                assert_eq!(words(), (state, 0));
+            }
+            store(0);
+        });
+        ended.join().expect("no panic");
     }
 }

@@ -88,6 +88,10 @@ const MAX_WAIT_SHIFT: usize = 6;
 ///    for clones and references too, at most [`CpuId::COUNT`].
 /// 6. A clone and a reference give the same id to the same context.
 /// 7. `SLOT_STRIDE` is zero or a multiple of 64.
+/// 8. No context ever has the id `UNOWNED`, which is below `slots`. `None` keeps this clause.
+/// 9. `known_slot` pins the caller and returns `first` plus `stride` times the number of the id, as
+///    `pin_known` would have returned it. For a caller without an id it returns `None` and does not
+///    pin, or takes `UNOWNED` for the caller's id. The provided method keeps this clause.
 pub unsafe trait Cpu {
     /// Bytes between the slots of neighbouring ids where small slots of many owners share memory
     /// ([`StridedPerCpu`](crate::StridedPerCpu)): a multiple of 64. Zero: each owner has an array
@@ -95,6 +99,21 @@ pub unsafe trait Cpu {
     ///
     /// Example: see [`WithSlotStride`](crate::WithSlotStride).
     const SLOT_STRIDE: usize = 0;
+
+    /// An id that no context has, where the machine sets one aside: its slots are always busy.
+    ///
+    /// [`known_slot`](Self::known_slot) may return a slot of this id to a caller without an id. So
+    /// the check that finds nested code also finds such callers, and a hit has one check less. It
+    /// costs a slot of each owner.
+    ///
+    /// ```
+    /// use page_frame::{Cpu, SingleCpu};
+    /// fn count_usable<C: Cpu>(cpu: &C) -> usize {
+    ///     cpu.slots() - usize::from(C::UNOWNED.is_some())
+    /// }
+    /// assert_eq!(count_usable(&SingleCpu::new()), 1);
+    /// ```
+    const UNOWNED: Option<CpuId> = None;
 
     /// Returns the number of ids. Example: see [`Cpu`].
     fn slots(&self) -> usize;
@@ -117,6 +136,25 @@ pub unsafe trait Cpu {
     #[inline(always)]
     fn pin_known(&self) -> Option<CpuId> {
         self.pin()
+    }
+
+    /// Calls [`pin_known`](Self::pin_known), and returns the address of the id's slot. The slots of
+    /// neighbouring ids are `stride` bytes apart, and `first` is the address of the first one. A
+    /// machine that keeps the distance in memory overrides this: the hit adds a word, and computes
+    /// nothing.
+    ///
+    /// ```
+    /// use page_frame::{Cpu, CpuId, SwitchedCpu};
+    /// let cpus = SwitchedCpu::new(4);
+    /// cpus.switch_to(Some(CpuId::new(3)));
+    /// let mut slots = [[0_u8; 128]; 4];
+    /// let own = cpus.known_slot(slots.as_mut_ptr().cast(), 128);
+    /// assert_eq!(own, Some(slots[3].as_mut_ptr()));
+    /// ```
+    #[inline(always)]
+    fn known_slot(&self, first: *mut u8, stride: usize) -> Option<*mut u8> {
+        let id = self.pin_known()?;
+        Some(first.wrapping_add(id.line_offset() * (stride / CpuId::LINE)))
     }
 
     /// Ends a `pin` or `pin_known` that returned an id. Example: see [`Cpu`].
@@ -247,6 +285,12 @@ macro_rules! forward_cpu {
         }
 
         #[inline(always)]
+        fn known_slot(&self, first: *mut u8, stride: usize) -> Option<*mut u8> {
+            let $this = self;
+            ($inner).known_slot(first, stride)
+        }
+
+        #[inline(always)]
         unsafe fn unpin(&self) {
             let $this = self;
             // SAFETY: clause 1 of `unpin` is the same for the inner machine.
@@ -295,6 +339,7 @@ pub(crate) use forward_cpu;
 unsafe impl<C: Cpu> Cpu for &C {
     const SLOT_STRIDE: usize = C::SLOT_STRIDE;
     const HAS_MISS_HOOK: bool = C::HAS_MISS_HOOK;
+    const UNOWNED: Option<CpuId> = C::UNOWNED;
 
     forward_cpu!(|this| **this);
 

@@ -110,8 +110,9 @@ impl<T, C: Cpu, const STRIDED: bool> PerCpu<'_, T, C, STRIDED> {
         frozen.is_fenced = self.count() == 0 || self.cpu.fence_all();
         for (index, slot) in self.iter().enumerate() {
             let mut round = 0;
+            let is_awaited = own.map(CpuId::index) != Some(index) && !Self::is_unowned(index);
             // Acquire: as in `owner_has_exited`.
-            while own.map(CpuId::index) != Some(index) && slot.busy.load(Ordering::Acquire) != 0 {
+            while is_awaited && slot.busy.load(Ordering::Acquire) != 0 {
                 self.cpu.wait(round);
                 round += 1;
             }
@@ -168,7 +169,7 @@ impl<T, C: Cpu, const STRIDED: bool> PerCpu<'_, T, C, STRIDED> {
     /// 3. `own` is the caller's id.
     pub unsafe fn forget_others(&self, own: Option<CpuId>) {
         for (index, slot) in self.iter().enumerate() {
-            if own != Some(CpuId::new(index as u32)) {
+            if own != Some(CpuId::new(index as u32)) && !Self::is_unowned(index) {
                 // Release: as the owner's own stores.
                 slot.busy.store(0, Ordering::Release);
                 slot.locking.store(0, Ordering::Release);

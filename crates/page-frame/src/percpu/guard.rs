@@ -24,7 +24,8 @@ use crate::percpu::slot::{PerCpuSlot, slot_stride};
 pub enum EnterError {
     /// The caller has no slot.
     NoSlot,
-    /// The caller interrupted the slot's owner: it may only try locks.
+    /// The caller interrupted the slot's owner: it may only try locks. Or it has no slot, on a
+    /// machine with an [unowned id](Cpu::UNOWNED).
     Nested,
     /// Another CPU has taken the slot over.
     Detached,
@@ -83,10 +84,53 @@ impl<'a, T, C: Cpu> PerCpuGuard<'a, T, C> {
         let Some(id) = id else { return Err(EnterError::NoSlot) };
         let lines = const { slot_stride::<T, C, STRIDED>() / CpuId::LINE };
         let slot = find(id.line_offset() * lines).cast_const();
+        // SAFETY: clause 1: clause 1. Clause 2: clause 2.
+        unsafe { Self::enter_slot(cpu, id, slot) }
+    }
+
+    /// Enters the caller's slot as [`enter`](Self::enter) does with the id that `pin_known`
+    /// returns. `first` is the slot of the first id.
+    ///
+    /// # Errors
+    /// As for [`enter`](Self::enter). A caller without an id gets [`EnterError::Nested`] where the
+    /// machine has an [unowned id](Cpu::UNOWNED).
+    ///
+    /// # Safety
+    /// 1. `first` is the first of slots as in clause 2 of [`enter`](Self::enter), and the slot of
+    ///    the unowned id is busy.
+    #[doc(hidden)]
+    #[inline(always)]
+    pub unsafe fn enter_known<const STRIDED: bool>(
+        cpu: &'a C,
+        first: *mut PerCpuSlot<T>,
+    ) -> Result<Self, EnterError> {
+        let stride = const { slot_stride::<T, C, STRIDED>() };
+        let Some(slot) = cpu.known_slot(first.cast(), stride) else {
+            return Err(EnterError::NoSlot);
+        };
+        // The compiler leaves this out where the id is not used.
+        let lines = slot.addr().wrapping_sub(first.addr()) / (stride / CpuId::LINE);
+        // SAFETY: clause 1: by clause 9 of `Cpu` the distance is a multiple of `stride`.
+        let id = unsafe { CpuId::at_line_offset(lines as u32) };
+        // SAFETY: clause 1: `known_slot` has just pinned the caller. Clause 2: by clause 1 and
+        // clause 9 of `Cpu` this is the slot of `id`, which is the caller's or the unowned one.
+        unsafe { Self::enter_slot(cpu, id, slot.cast()) }
+    }
+
+    /// # Safety
+    /// 1. The caller has just pinned itself. It has the id `id`, or none if that is the unowned id.
+    /// 2. `slot` is the slot of `id`, valid for shared use during `'a`. If `id` is the unowned id,
+    ///    the slot is busy.
+    #[inline(always)]
+    unsafe fn enter_slot(
+        cpu: &'a C,
+        id: CpuId,
+        slot: *const PerCpuSlot<T>,
+    ) -> Result<Self, EnterError> {
         // SAFETY: clause 2: valid for shared use. `in_register` changes no address.
         let slot = unsafe { &*in_register(slot) };
         // SAFETY: clause 1 of `load_own`: by clause 1 and I2 of `per_cpu.rs` only contexts on
-        // this CPU write `busy`.
+        // this CPU write `busy`, and by I5 none writes that of the unowned id.
         let error = if unsafe { load_own(&slot.busy) } != 0 {
             EnterError::Nested
         } else {
@@ -103,7 +147,7 @@ impl<'a, T, C: Cpu> PerCpuGuard<'a, T, C> {
             slot.busy.store(0, Ordering::Release);
             EnterError::Detached
         };
-        // SAFETY: clause 1: pairs with the caller's `pin` or `pin_known`, which returned `id`.
+        // SAFETY: clause 1: by clause 1 the caller is pinned, and not yet unpinned.
         unsafe { cpu.unpin() };
         Err(error)
     }

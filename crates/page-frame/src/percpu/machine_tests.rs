@@ -21,6 +21,7 @@ struct Recording {
 
 // SAFETY: one context, as the type is not `Sync`; the id is below the number of slots.
 unsafe impl Cpu for Recording {
+    const UNOWNED: Option<CpuId> = Some(CpuId::new(1));
     const SLOT_STRIDE: usize = 4096;
     const HAS_MISS_HOOK: bool = true;
 
@@ -33,6 +34,9 @@ unsafe impl Cpu for Recording {
     fn pin(&self) -> Option<CpuId> {
         self.pins.set(self.pins.get() + 1);
         Some(CpuId::new(3))
+    }
+    fn known_slot(&self, first: *mut u8, stride: usize) -> Option<*mut u8> {
+        Some(first.wrapping_add(stride))
     }
     fn pin_known(&self) -> Option<CpuId> {
         self.pins.set(self.pins.get() + 1);
@@ -73,6 +77,9 @@ unsafe impl Cpu for Recording {
 /// Asserts that `adapter` forwards all calls but the fences to `machine`.
 fn forwards<C: Cpu>(adapter: &C, machine: &Recording) {
     assert_eq!((C::SLOT_STRIDE, C::HAS_MISS_HOOK), (4096, true));
+    assert_eq!((C::UNOWNED, Recording::UNOWNED), (Recording::UNOWNED, Some(CpuId::new(1))));
+    let first = core::ptr::without_provenance_mut(4096);
+    assert_eq!(adapter.known_slot(first, 128).map(|slot| slot.addr()), Some(4096 + 128));
     assert_eq!((adapter.slots(), adapter.slots_used()), (5, 4));
     assert_eq!((adapter.pin(), adapter.pin_known()), (Some(CpuId::new(3)), Some(CpuId::new(2))));
     assert_eq!(machine.pins.get(), 2);

@@ -237,6 +237,7 @@ pub struct Fenced<C>(pub C);
 unsafe impl<C: Cpu> Cpu for Fenced<C> {
     const SLOT_STRIDE: usize = C::SLOT_STRIDE;
     const HAS_MISS_HOOK: bool = C::HAS_MISS_HOOK;
+    const UNOWNED: Option<CpuId> = C::UNOWNED;
 
     forward_cpu!(|this| this.0);
 

@@ -32,6 +32,8 @@
 //! - I4: one [`PerCpu`] value governs an array of slots, as [`PerCpu::new`] borrows the array
 //!   exclusively. Where [`PerCpu::at`] makes several values, its clause 2 applies. A second machine
 //!   over the same slots would give one id to two contexts, which breaks I1.
+//! - I5: the slot of the [unowned id](Cpu::UNOWNED) is busy from the first [`PerCpu`] over the
+//!   slots on, and no context writes its `busy` any more. So no owner and no taker gets its body.
 //!
 //! # Costs
 //! Enter and leave: two stores and two loads on one line, no atomic read-modify-write. Take-over:
@@ -163,8 +165,21 @@ impl<T, C: Cpu, const STRIDED: bool> PerCpu<'_, T, C, STRIDED> {
     ///    [`for_each_exclusive`](Self::for_each_exclusive) is called on none of them.
     #[doc(hidden)]
     #[inline(always)]
-    pub const unsafe fn at(first: NonNull<PerCpuSlot<T>>, count: usize, cpu: C) -> Self {
-        Self { first, count, cpu, are_borrowed: PhantomData }
+    pub unsafe fn at(first: NonNull<PerCpuSlot<T>>, count: usize, cpu: C) -> Self {
+        let slots = Self { first, count, cpu, are_borrowed: PhantomData };
+        if let Some(unowned) = C::UNOWNED.and_then(|id| slots.get(id.index())) {
+            // Relaxed: as in `close`. Another value over the slots may have stored it (I5).
+            if unowned.busy.load(Ordering::Relaxed) == 0 {
+                unowned.busy.store(1, Ordering::Relaxed);
+            }
+        }
+        slots
+    }
+
+    /// Returns whether the slot with this index is that of the unowned id.
+    #[inline]
+    pub(crate) fn is_unowned(index: usize) -> bool {
+        C::UNOWNED.is_some_and(|id| id.index() == index)
     }
 
     /// Detaches all slots for good, without waiting. An owner or a taker that is inside stays there
@@ -228,6 +243,12 @@ impl<T, C: Cpu, const STRIDED: bool> PerCpu<'_, T, C, STRIDED> {
     /// As for [`enter`](Self::enter); a caller without an id has no slot.
     #[inline(always)]
     pub fn enter_known(&self) -> Result<PerCpuGuard<'_, T, C>, EnterError> {
+        if C::UNOWNED.is_some() {
+            // SAFETY: clause 1: clause 1 of `at`, I3 and I5.
+            return unsafe { PerCpuGuard::enter_known::<STRIDED>(&self.cpu, self.first.as_ptr()) };
+        }
+        // The first slot's address is loaded after `pin_known`, so that one instruction loads and
+        // adds it.
         let find = |offset| self.first.as_ptr().wrapping_byte_add(offset);
         // SAFETY: clauses 1 and 2: as in `enter`, with the id that `pin_known` has just returned.
         unsafe { PerCpuGuard::enter::<STRIDED>(&self.cpu, self.cpu.pin_known(), find) }

@@ -40,6 +40,7 @@ unsafe impl<C: Cpu, const BYTES: usize> Cpu for WithSlotStride<C, BYTES> {
     };
 
     const HAS_MISS_HOOK: bool = C::HAS_MISS_HOOK;
+    const UNOWNED: Option<CpuId> = C::UNOWNED;
 
     forward_cpu!(|this| this.0);
 

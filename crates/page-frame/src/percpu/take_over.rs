@@ -107,6 +107,9 @@ impl<T, C: Cpu, const STRIDED: bool> PerCpu<'_, T, C, STRIDED> {
         for first in (0..count).step_by(Chunk::<T, C, STRIDED>::SLOTS) {
             let mut chunk = Chunk { slots: self, first, detached: 0 };
             for index in 0..(count - first).min(Chunk::<T, C, STRIDED>::SLOTS) {
+                if Self::is_unowned(first + index) {
+                    continue;
+                }
                 if wanted(chunk.id(index)) && !chunk.detach(index) {
                     outcome.skipped += 1;
                 }

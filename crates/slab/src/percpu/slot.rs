@@ -294,12 +294,10 @@ impl PerCpuHandle {
     #[inline(always)]
     pub unsafe fn allocate_through<C: Cpu>(handle: &AtomicPtr<()>, cpu: &C) -> Option<NonNull<u8>> {
         // Acquire: pairs with the Release of clause 1; sees the slots as they were built.
-        let first: *mut PerCpuSlot<CpuSlot> = handle.load(Ordering::Acquire).cast();
-        let find = |offset| first.wrapping_byte_add(offset);
-        // SAFETY: clause 1: `pin_known` has just returned the id. Clause 2: by clauses 1 and 2
-        // `first` is the first of live slots for the CPUs of `cpu`, which lie as far apart as
-        // `CacheSlots` do.
-        unsafe { PerCpuGuard::<CpuSlot, C>::enter::<true>(cpu, cpu.pin_known(), find) }.ok()?.pop()
+        let first = handle.load(Ordering::Acquire);
+        // SAFETY: clause 1: by clauses 1 and 2 `first` is the first of live slots for the CPUs of
+        // `cpu`, which lie as far apart as `CacheSlots` do, and are governed by one.
+        unsafe { PerCpuGuard::<CpuSlot, C>::enter_known::<true>(cpu, first.cast()) }.ok()?.pop()
     }
 
     /// Pushes `object` to the caller's CPU slot, through a handle in an atomic word. Returns
@@ -316,10 +314,9 @@ impl PerCpuHandle {
         object: NonNull<u8>,
     ) -> bool {
         // Acquire: as in `allocate_through`.
-        let first: *mut PerCpuSlot<CpuSlot> = handle.load(Ordering::Acquire).cast();
-        let find = |offset| first.wrapping_byte_add(offset);
-        // SAFETY: clauses 1 and 2: as in `allocate_through`.
-        let slot = unsafe { PerCpuGuard::<CpuSlot, C>::enter::<true>(cpu, cpu.pin_known(), find) };
+        let first = handle.load(Ordering::Acquire);
+        // SAFETY: clause 1: as in `allocate_through`.
+        let slot = unsafe { PerCpuGuard::<CpuSlot, C>::enter_known::<true>(cpu, first.cast()) };
         slot.is_ok_and(|mut slot| slot.push(object) == Push::Done)
     }
 
@@ -338,6 +335,15 @@ impl PerCpuHandle {
         cpu: &C,
         object: NonNull<u8>,
     ) -> bool {
+        if C::UNOWNED.is_some() {
+            // The machine adds the distance itself, from memory.
+            // SAFETY: clause 1: there is a word at `index`.
+            let handle = unsafe { table.add(index) };
+            // SAFETY: clause 1: valid for shared use, as all words of the table.
+            let handle = unsafe { &*handle };
+            // SAFETY: clauses 1 to 3 of `free_through`: clauses 1 to 3.
+            return unsafe { Self::free_through(handle, cpu, object) };
+        }
         // SAFETY: clause 1: there is a word, and the slot lies inside the slots that it points to.
         let find = |offset| unsafe { load_and_add(table, index, offset) };
         // SAFETY: clauses 1 and 2: as in `allocate_through`.
