@@ -24,8 +24,19 @@ pub(crate) extern "C" fn malloc(bytes: usize) -> *mut c_void {
 /// would go to whichever `malloc` the program defines first.
 #[inline(always)]
 fn allocate(bytes: usize) -> *mut c_void {
+    match PLAIN.kmalloc_hit(bytes) {
+        Some(start) => start.as_ptr().cast(),
+        None => allocate_missed(bytes),
+    }
+}
+
+/// The path of `malloc` after a miss, and without a plain allocator. The only call of `malloc`, and
+/// its last one, so that a hit needs no stack frame.
+#[cold]
+#[inline(never)]
+fn allocate_missed(bytes: usize) -> *mut c_void {
     match PLAIN.get() {
-        Some(heap) => or_errno(heap.kmalloc(bytes)),
+        Some(heap) => or_errno(heap.kmalloc_missed(bytes)),
         None => with_heap!(|heap| or_errno(heap.kmalloc(bytes)))
             .unwrap_or_else(|| or_errno(allocate_early(bytes, 16))),
     }
@@ -47,29 +58,33 @@ pub(crate) unsafe extern "C" fn free(start: *mut c_void) {
 /// 1. As for `free`.
 #[inline(always)]
 pub(crate) unsafe fn release(start: *mut c_void) {
-    let Some(start) = NonNull::new(start.cast::<u8>()) else { return };
-    match PLAIN.get() {
-        // SAFETY: clause 1. The plain heap exists, so the checked one does not (I2 of `lib.rs`),
-        // and the object came from the plain one.
-        Some(heap) => unsafe { heap.free(start) },
-        // SAFETY: clause 1 is clause 1 of `free_checked`.
-        None => unsafe { free_checked(start) },
+    if let Some(heap) = PLAIN.get() {
+        // SAFETY: clause 1: clause 1. The plain heap exists, so the checked one does not (I2 of
+        // `lib.rs`), and the object came from the plain one. Clause 2: clause 1.
+        if unsafe { heap.free_hit(start.cast()) } {
+            return;
+        }
     }
+    // SAFETY: clause 1 is clause 1 of `release_missed`, as a miss changes nothing.
+    unsafe { release_missed(start) };
 }
 
-/// The path of `free` without a plain allocator.
+/// The path of `free` after a miss, for null, and without a plain allocator.
 ///
 /// # Safety
 /// 1. As for `free`.
 #[cold]
 #[inline(never)]
-unsafe fn free_checked(start: NonNull<u8>) {
+unsafe fn release_missed(start: *mut c_void) {
+    let Some(start) = NonNull::new(start.cast::<u8>()) else { return };
     match existing() {
+        // SAFETY: clause 1, as in `release`.
+        Some(Heap::Plain(heap)) => unsafe { heap.free_missed(start) },
         // SAFETY: clause 1. The plain heap does not exist, so the object came from the checked one.
         Some(Heap::Checked(heap)) => unsafe { heap.free(start) },
         // SAFETY: clause 1 is clause 1 of `foreign::free`: without a heap, the object came from
         // another allocator.
-        _ => _ = unsafe { foreign::free(start) },
+        None => _ = unsafe { foreign::free(start) },
     }
 }
 

@@ -274,17 +274,30 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     #[inline(always)]
     #[track_caller]
     pub unsafe fn free(&self, start: NonNull<u8>) {
-        // SAFETY: the registry has not moved its source since `with_hardening`.
-        if let Some(tag) = unsafe { self.tags.tag_index(start.addr().get()) } {
-            // SAFETY: clause 1 of `free_hit_by_tag`: a tag is a byte. Clause 2: if the tag is a
-            // class, by clause 1 and I1 the allocation is an object of its cache, which the caller
-            // owns and by clause 2 gives up.
-            if unsafe { self.caches.free_hit_by_tag(tag, start) } {
-                return;
-            }
+        // SAFETY: clauses 1 and 2.
+        if !unsafe { self.free_hit(start.as_ptr()) } {
+            // SAFETY: clauses 1 and 2 still hold, as a miss changes nothing.
+            unsafe { self.free_missed(start) };
         }
-        // SAFETY: clauses 1 and 2 still hold, as a miss changes nothing.
-        unsafe { self.free_missed(start) };
+    }
+
+    /// Frees an allocation if it is an object of a class, and the caller's CPU slot has room for
+    /// it. Returns whether it did; a miss changes nothing. Null is a miss.
+    ///
+    /// # Safety
+    /// 1. `start` is null, or as for [`free`](Self::free).
+    /// 2. After a hit no code uses the memory.
+    #[doc(hidden)]
+    #[inline(always)]
+    pub unsafe fn free_hit(&self, start: *mut u8) -> bool {
+        // SAFETY: the registry has not moved its source since `with_hardening`.
+        let Some(tag) = (unsafe { self.tags.tag_index(start.addr()) }) else { return false };
+        // SAFETY: no page of a source is at address zero, so the range has none.
+        let start = unsafe { NonNull::new_unchecked(start) };
+        // SAFETY: clause 1 of `free_hit_by_tag`: a tag is a byte. Clause 2: if the tag is a class,
+        // by clause 1 and I1 the allocation is an object of its cache, which the caller owns and by
+        // clause 2 gives up.
+        unsafe { self.caches.free_hit_by_tag(tag, start) }
     }
 
     /// Frees an object of the cache of `class`.
@@ -306,10 +319,11 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     ///
     /// # Safety
     /// 1. As for [`free`](Self::free).
+    #[doc(hidden)]
     #[cold]
     #[inline(never)]
     #[track_caller]
-    unsafe fn free_missed(&self, start: NonNull<u8>) {
+    pub unsafe fn free_missed(&self, start: NonNull<u8>) {
         let class = self.class_at(start);
         let cache = class.and_then(|class| self.caches.get(class));
         // SAFETY: clause 1 of `free_to`: by clause 1 the caller has an allocation at `start`, and

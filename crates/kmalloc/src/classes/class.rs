@@ -24,9 +24,9 @@
 //! # Costs
 //! The number of a request's last byte, divided by 8, is an index into a table of 4 KiB. Small
 //! sizes use only the first lines of the table. A table with wider steps for large sizes would take
-//! a tenth of the memory, and a branch that a mixture of sizes mispredicts. An alignment costs one
-//! `or`: rounding a size up to a power of two sets the low bits of its last byte's number. The
-//! compiler computes the class of a constant size.
+//! a tenth of the memory, and a branch that a mixture of sizes mispredicts. An alignment above 8
+//! costs one `or`: rounding a size up to a power of two sets the low bits of its last byte's
+//! number. The compiler computes the class of a constant size.
 
 use core::alloc::Layout;
 
@@ -86,10 +86,60 @@ impl ClassIndex {
     /// [`for_layout`](Self::for_layout).
     #[inline(always)]
     pub(crate) const fn fitting(bytes: usize, alignment: usize) -> Option<Self> {
+        // SAFETY: clause 1: the largest such number.
+        unsafe { Self::fitting_below(LARGEST, bytes, alignment) }
+    }
+
+    /// Returns what [`fitting`](Self::fitting) does, or `None` for a request whose last byte has
+    /// the number `limit` or a larger one.
+    ///
+    /// # Safety
+    /// 1. `limit` is at most [`LARGEST`].
+    #[inline(always)]
+    pub(crate) const unsafe fn fitting_below(
+        limit: usize,
+        bytes: usize,
+        alignment: usize,
+    ) -> Option<Self> {
         // The number of the last byte, with the size rounded up to the alignment (I4). For zero
         // bytes it is the largest number.
-        let last = bytes.wrapping_sub(1) | (alignment - 1);
-        if last < LARGEST { Some(Self(TABLE[last / STEP])) } else { None }
+        let mut last = bytes.wrapping_sub(1);
+        if alignment > STEP {
+            last = round_up(last, alignment);
+        }
+        if last >= limit {
+            return None;
+        }
+        // SAFETY: by clause 1 below `LARGEST`, and the table has an entry for each `STEP` of these
+        // bytes.
+        let entry = unsafe { TABLE.as_ptr().cast::<u8>().add(last / STEP) };
+        // SAFETY: an entry of the table.
+        Some(Self(unsafe { *entry }))
+    }
+
+    /// Returns what [`fitting_below`](Self::fitting_below) does for the alignment [`ALIGNMENT`],
+    /// where `limit` is a multiple of it. Takes one instruction less, if the size is no constant.
+    ///
+    /// # Safety
+    /// 1. As for [`fitting_below`](Self::fitting_below).
+    #[inline(always)]
+    pub(crate) const unsafe fn fitting_aligned_below(limit: usize, bytes: usize) -> Option<Self> {
+        if ALIGNMENT != 2 * STEP {
+            // SAFETY: clause 1: clause 1.
+            return unsafe { Self::fitting_below(limit, bytes, ALIGNMENT) };
+        }
+        let last = bytes.wrapping_sub(1);
+        // `limit` is a multiple of the alignment, so rounding up need not come first.
+        if last >= limit {
+            return None;
+        }
+        // SAFETY: by clause 1 below `LARGEST`, and the table has an entry for each pair of these
+        // bytes.
+        let pair = unsafe { TABLE.as_ptr().add(last / (2 * STEP)) };
+        // SAFETY: a pair of the table.
+        let [_, class] = unsafe { *pair };
+        // The second one of the pair: the address has a constant in place of an `or`.
+        Some(Self(class))
     }
 
     /// Returns the object size in bytes. Example: see [`ClassIndex`].
@@ -117,17 +167,23 @@ impl ClassIndex {
     }
 }
 
+/// The alignment in bytes for callers that pass no alignment: two pointers. Sizes that are powers
+/// of two get a larger one.
+pub(crate) const ALIGNMENT: usize = 2 * size_of::<usize>();
+const _: () = assert!(ALIGNMENT == 16 || ALIGNMENT == 8);
+
 /// The largest size up to which classes are [`STEP`] bytes apart.
 const LINEAR: usize = 32;
 /// The distance of the smallest classes in bytes, and the bytes that one entry of [`TABLE`] covers.
 const STEP: usize = 8;
 
-/// For each [`STEP`] bytes, the number of the class whose last byte lies in them.
-const TABLE: [u8; LARGEST / STEP] = {
-    let mut table = [0; LARGEST / STEP];
+/// For each [`STEP`] bytes, the number of the class whose last byte lies in them. In pairs, for
+/// [`ClassIndex::fitting_aligned_below`].
+const TABLE: &[[u8; 2]; LARGEST / STEP / 2] = &{
+    let mut table = [[0; 2]; LARGEST / STEP / 2];
     let mut index = 0;
-    while index < table.len() {
-        table[index] = class_of((index + 1) * STEP) as u8;
+    while index < 2 * table.len() {
+        table[index / 2][index % 2] = class_of((index + 1) * STEP) as u8;
         index += 1;
     }
     table
@@ -144,6 +200,15 @@ const SIZES: [u16; ClassIndex::COUNT] = {
     sizes
 };
 const _: () = assert!(LARGEST <= u16::MAX as usize);
+
+/// Returns the number of the last byte after rounding up the size whose last byte has the number
+/// `last`. Cold, so that the compiler makes a branch: requests that are aligned to a step at most,
+/// which most are, need no `or`, and alignments that are constants need no code.
+#[cold]
+#[inline(always)]
+const fn round_up(last: usize, alignment: usize) -> usize {
+    last | (alignment - 1)
+}
 
 /// Computes the number of the smallest class of at least `bytes` bytes, which are not zero.
 const fn class_of(bytes: usize) -> usize {
@@ -276,6 +341,14 @@ mod tests {
     fn multiples_of_two_steps_get_the_smallest_class_that_is_one_too() {
         for bytes in 1..=LARGEST {
             assert_eq!(ClassIndex::fitting(bytes, 16), smallest(bytes, 16), "{bytes} bytes");
+            for limit in [0, 16, 1 << 10, LARGEST] {
+                let expected = smallest(bytes, ALIGNMENT).filter(|_| bytes <= limit);
+                // SAFETY: clause 1: not above the largest.
+                let found = unsafe { ClassIndex::fitting_below(limit, bytes, ALIGNMENT) };
+                // SAFETY: clause 1: as above.
+                let again = unsafe { ClassIndex::fitting_aligned_below(limit, bytes) };
+                assert_eq!([found, again], [expected; 2], "{bytes} bytes below {limit}");
+            }
         }
         assert_eq!(ClassIndex::fitting(LARGEST + 1, 16), None);
         assert_eq!(ClassIndex::fitting(0, 16), None, "looked at again");

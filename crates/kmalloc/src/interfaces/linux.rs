@@ -7,14 +7,9 @@ use core::ptr::NonNull;
 use page_frame::{OutOfMemory, PageResize};
 use slab::{Hardening, System};
 
-use crate::classes::class::{ClassIndex, LARGEST};
+use crate::classes::class::{ALIGNMENT, ClassIndex, LARGEST};
 use crate::kmalloc::Kmalloc;
 use crate::mixed::is_checked;
-
-/// The alignment in bytes of all memory that these functions allocate: two pointers. Sizes that are
-/// powers of two get a larger one.
-const ALIGNMENT: usize = 2 * size_of::<usize>();
-const _: () = assert!(ALIGNMENT == 16 || ALIGNMENT == 8);
 
 impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// Allocates `bytes` bytes: [`allocate`](Self::allocate) for 16-byte alignment (8 on 32-bit
@@ -53,7 +48,8 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     pub fn kmalloc(&self, bytes: usize) -> Result<NonNull<u8>, OutOfMemory> {
         // One cold call, and last, so that the hit needs no stack frame. Its arguments are those of
         // this function, which are in registers.
-        if let Some(class) = ClassIndex::fitting(bytes, ALIGNMENT) {
+        // SAFETY: clause 1: the largest such number.
+        if let Some(class) = unsafe { ClassIndex::fitting_aligned_below(LARGEST, bytes) } {
             if let Some(object) = self.caches.allocate_hit(class) {
                 return Ok(object);
             }
@@ -62,9 +58,10 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     }
 
     /// Allocates as [`kmalloc`](Self::kmalloc) does, after a miss, or for a size without a class.
+    #[doc(hidden)]
     #[cold]
     #[inline(never)]
-    fn kmalloc_missed(&self, bytes: usize) -> Result<NonNull<u8>, OutOfMemory> {
+    pub fn kmalloc_missed(&self, bytes: usize) -> Result<NonNull<u8>, OutOfMemory> {
         self.allocate_missed(layout(bytes)?)
     }
 

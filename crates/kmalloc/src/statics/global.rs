@@ -4,7 +4,8 @@
 //! # Concurrency
 //! The first request changes `state` from untouched to starting, makes the allocator, and stores
 //! ready. Requests that find it starting spin. If setting up fails or panics, the state becomes
-//! untouched again, and the next request tries again.
+//! untouched again, and the next request tries again. A hit does not look at `state`: it compares
+//! its size with `limit`, which is zero until the allocator is there.
 //!
 //! # Panics
 //! A global allocator must not unwind. A hit calls no code of the user, and everything else runs
@@ -15,11 +16,11 @@ use core::fmt;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
-use page_frame::sync::{AtomicU8, Ordering, UnsafeCell, spin_hint};
+use page_frame::sync::{AtomicU8, AtomicUsize, Ordering, UnsafeCell, spin_hint};
 use page_frame::{OutOfMemory, PageResize};
 use slab::{Hardening, Off, System};
 
-use crate::classes::class::ClassIndex;
+use crate::classes::class::{ClassIndex, LARGEST};
 use crate::kmalloc::Kmalloc;
 
 /// The allocator has not been made, or making it failed.
@@ -78,8 +79,11 @@ pub struct Global<
 > {
     setup: F,
     state: AtomicU8,
+    /// The size in bytes up to which requests try for a hit. Invariant I2: [`LARGEST`] after
+    /// `kmalloc` was written, and zero before.
+    limit: AtomicUsize,
     /// Invariant I1: written by the caller that changed `state` from untouched to starting; read
-    /// only after `state` is ready.
+    /// only after `state` is ready, or `limit` is not zero.
     kmalloc: UnsafeCell<MaybeUninit<Kmalloc<S, K>>>,
 }
 
@@ -100,15 +104,17 @@ where
 {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let class = ClassIndex::fitting(layout.size(), layout.align());
-        if let (Some(kmalloc), Some(class)) = (self.get(), class) {
-            if let Some(object) = kmalloc.caches.allocate_hit(class) {
-                return object.as_ptr();
-            }
+        let (bytes, alignment) = (layout.size(), layout.align());
+        // SAFETY: clause 1: by clause 1 of `allocate_hit` at most `LARGEST`.
+        let find = |limit| unsafe { ClassIndex::fitting_below(limit, bytes, alignment) };
+        // SAFETY: clause 1: no byte has a number below zero.
+        if let Some(object) = unsafe { self.allocate_hit(find) } {
+            return object.as_ptr();
         }
         // The miss looks the class up again: to pass it on costs two instructions in a hit whose
         // size is known at run time only.
-        self.alloc_missed(layout)
+        // SAFETY: clause 1: those of `layout`.
+        unsafe { Self::alloc_missed(bytes, alignment, self) }
     }
 
     #[inline]
@@ -135,7 +141,7 @@ where
             }
         }
         // SAFETY: clause 1: the caller's clauses, as a miss has changed nothing.
-        unsafe { self.dealloc_missed(start, layout) };
+        unsafe { Self::dealloc_missed(start, layout.size(), layout.align(), self) };
     }
 
     #[inline]
@@ -162,7 +168,7 @@ impl<S: System<Pages: PageResize>, K: Hardening, F: SetUp<S, K>> Global<S, K, F>
         /// Makes an allocator that `setup` will set up. Example: see [`Global`].
         pub fn new(setup: F) -> Self {
             let kmalloc = UnsafeCell::new(MaybeUninit::uninit());
-            Self { setup, state: AtomicU8::new(UNTOUCHED), kmalloc }
+            Self { setup, state: AtomicU8::new(UNTOUCHED), limit: AtomicUsize::new(0), kmalloc }
         }
     }
 
@@ -178,6 +184,33 @@ impl<S: System<Pages: PageResize>, K: Hardening, F: SetUp<S, K>> Global<S, K, F>
         let is_ready = self.state.load(Ordering::Acquire) == READY;
         // SAFETY: clause 1 of `assume_ready`: the state is ready.
         is_ready.then(|| unsafe { self.assume_ready() })
+    }
+
+    /// Pops an object of the class that `find` returns from the caller's CPU slot. `None` is a
+    /// miss, or a request before the set-up. The argument of `find` is the limit.
+    ///
+    /// # Safety
+    /// 1. `find` returns a class only if its argument is not zero. The argument is at most
+    ///    [`LARGEST`].
+    #[inline(always)]
+    unsafe fn allocate_hit(
+        &self,
+        find: impl FnOnce(usize) -> Option<ClassIndex>,
+    ) -> Option<NonNull<u8>> {
+        // Acquire: pairs with the Release in `make_by`; sees the allocator as it was made.
+        let class = find(self.limit.load(Ordering::Acquire))?;
+        // SAFETY: clause 1 of `assume_ready`: by clause 1 and I2 the limit is not zero.
+        unsafe { self.assume_ready() }.caches.allocate_hit(class)
+    }
+
+    /// Allocates `bytes` bytes as [`Kmalloc::kmalloc`] does, if that is a hit.
+    #[doc(hidden)]
+    #[inline(always)]
+    pub fn kmalloc_hit(&self, bytes: usize) -> Option<NonNull<u8>> {
+        // SAFETY: clause 1: by clause 1 of `allocate_hit` at most `LARGEST`.
+        let find = |limit| unsafe { ClassIndex::fitting_aligned_below(limit, bytes) };
+        // SAFETY: clause 1: no byte has a number below zero.
+        unsafe { self.allocate_hit(find) }
     }
 
     /// Returns the allocator, and sets it up if that has not happened yet. Spins while another
@@ -229,6 +262,8 @@ impl<S: System<Pages: PageResize>, K: Hardening, F: SetUp<S, K>> Global<S, K, F>
             let kmalloc = unsafe { &mut *kmalloc };
             kmalloc.write(made);
         });
+        // Release: pairs with the Acquire in `allocate_hit`.
+        self.limit.store(LARGEST, Ordering::Release);
         // Release: pairs with the Acquire in `get`.
         self.state.store(READY, Ordering::Release);
         // SAFETY: clause 1 of `assume_ready`: stored above.
@@ -236,7 +271,8 @@ impl<S: System<Pages: PageResize>, K: Hardening, F: SetUp<S, K>> Global<S, K, F>
     }
 
     /// # Safety
-    /// 1. The caller has seen that `state` is ready, or owns memory of this allocator.
+    /// 1. The caller has seen that `state` is ready or that `limit` is not zero, or owns memory of
+    ///    this allocator.
     #[inline(always)]
     pub(crate) unsafe fn assume_ready(&self) -> &Kmalloc<S, K> {
         let kmalloc = self.kmalloc.with(|kmalloc| kmalloc);
@@ -246,32 +282,41 @@ impl<S: System<Pages: PageResize>, K: Hardening, F: SetUp<S, K>> Global<S, K, F>
         unsafe { kmalloc.assume_init_ref() }
     }
 
-    /// Allocates after a miss, or before the allocator has been made.
+    /// Allocates after a miss, or before the allocator has been made. The arguments have the order
+    /// of those of `__rust_alloc`, which are in registers: a hit moves none of them.
+    ///
+    /// # Safety
+    /// 1. `bytes` and `alignment` are those of a [`Layout`].
     #[cold]
     #[inline(never)]
-    fn alloc_missed(&self, layout: Layout) -> *mut u8 {
-        if layout.size() == 0 {
+    unsafe fn alloc_missed(bytes: usize, alignment: usize, this: &Self) -> *mut u8 {
+        // SAFETY: clause 1.
+        let layout = unsafe { Layout::from_size_align_unchecked(bytes, alignment) };
+        if bytes == 0 {
             return dangling(layout);
         }
         let no_unwind = NoUnwind;
-        let start = or_null(self.kmalloc().and_then(|kmalloc| kmalloc.allocate_missed(layout)));
+        let start = or_null(this.kmalloc().and_then(|kmalloc| kmalloc.allocate_missed(layout)));
         core::mem::forget(no_unwind);
         start
     }
 
-    /// Frees after a miss.
+    /// Frees after a miss. The arguments have the order of those of `__rust_dealloc`.
     ///
     /// # Safety
-    /// 1. As for [`GlobalAlloc::dealloc`]; or the layout has no size.
+    /// 1. As for [`GlobalAlloc::dealloc`], with the layout of `bytes` and `alignment`; or `bytes`
+    ///    is zero.
     #[cold]
     #[inline(never)]
-    unsafe fn dealloc_missed(&self, start: *mut u8, layout: Layout) {
-        if layout.size() == 0 {
+    unsafe fn dealloc_missed(start: *mut u8, bytes: usize, alignment: usize, this: &Self) {
+        if bytes == 0 {
             return;
         }
         let no_unwind = NoUnwind;
+        // SAFETY: clause 1: those of a layout.
+        let layout = unsafe { Layout::from_size_align_unchecked(bytes, alignment) };
         // SAFETY: clause 1 of `assume_ready`: by clause 1 the caller owns memory of this allocator.
-        let kmalloc = unsafe { self.assume_ready() };
+        let kmalloc = unsafe { this.assume_ready() };
         // SAFETY: clause 1: `start` is memory from `alloc`, and null is none.
         let start = unsafe { NonNull::new_unchecked(start) };
         // SAFETY: clause 1 of `free_sized_missed`: by clause 1 allocated with this layout and not
@@ -290,11 +335,12 @@ impl<S: System<Pages: PageResize>, K: Hardening, F: SetUp<S, K>> Global<S, K, F>
         let Ok(new) = Layout::from_size_align(new_bytes, layout.align()) else {
             return core::ptr::null_mut();
         };
-        let moved = self.alloc_missed(new);
+        // SAFETY: clause 1: those of `new`.
+        let moved = unsafe { Self::alloc_missed(new_bytes, new.align(), self) };
         if !moved.is_null() {
             // SAFETY: clause 1: the caller gives `start` up, as there is other memory. One of the
             // two has no bytes, so no byte is copied.
-            unsafe { self.dealloc_missed(start, layout) };
+            unsafe { Self::dealloc_missed(start, layout.size(), layout.align(), self) };
         }
         moved
     }
