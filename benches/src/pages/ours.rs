@@ -12,8 +12,8 @@ use crate::pages::workload::AREA_FRAMES;
 #[derive(Clone, Copy)]
 struct FewThreads;
 
-/// Number of slots: two threads and the harness's own, rounded up.
-const SLOTS: usize = 4;
+/// Number of slots: two threads, the harness's own, the unowned one of `Threads`, and a spare one.
+const SLOTS: usize = 5;
 
 // SAFETY: the clauses hold for `Threads`. A thread with an id from `SLOTS` on has no slot here.
 unsafe impl Cpu for FewThreads {

@@ -13,8 +13,8 @@ use page_frame::{Cpu, CpuId};
 use crate::measure::{CpuTime, median};
 use crate::scaling::rows::{Contestant, Program, Row};
 
-/// Slots for the threads: two, and the harness's own.
-const SLOTS: usize = 4;
+/// Slots for the threads: two, the harness's own, the unowned one of `Threads`, and a spare one.
+const SLOTS: usize = 5;
 
 /// The threads of the process that have one of the first numbers.
 #[derive(Clone, Copy, Debug)]

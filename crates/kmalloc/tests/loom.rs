@@ -105,7 +105,8 @@ mod models {
     /// Two CPUs make the first request at once: `setup` runs once, and both see the allocator that
     /// it made.
     ///
-    /// Mutation that it catches: the store of `READY` made Relaxed ("causality violation").
+    /// Mutations that it catches: the store of `READY` or of the limit made Relaxed; a limit that
+    /// is stored before the allocator ("causality violation").
     #[test]
     fn the_global_allocator_is_set_up_once() {
         long_model("kmalloc: two start the global allocator", 20, 2, || {
