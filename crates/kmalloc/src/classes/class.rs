@@ -341,8 +341,9 @@ mod tests {
     fn multiples_of_two_steps_get_the_smallest_class_that_is_one_too() {
         for bytes in 1..=LARGEST {
             assert_eq!(ClassIndex::fitting(bytes, 16), smallest(bytes, 16), "{bytes} bytes");
+            let class = smallest(bytes, ALIGNMENT);
             for limit in [0, 16, 1 << 10, LARGEST] {
-                let expected = smallest(bytes, ALIGNMENT).filter(|_| bytes <= limit);
+                let expected = class.filter(|_| bytes <= limit);
                 // SAFETY: clause 1: not above the largest.
                 let found = unsafe { ClassIndex::fitting_below(limit, bytes, ALIGNMENT) };
                 // SAFETY: clause 1: as above.
