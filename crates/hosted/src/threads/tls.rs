@@ -21,8 +21,10 @@
 //!
 //! # Invariants
 //! - I1: the distance is zero, or that of the number in the state. A signal handler may run between
-//!   the stores of a change. So the distance becomes zero before the state changes, and that of the
-//!   new number after it. In between, the handler's hits are misses.
+//!   the stores of a change, and make changes of its own. So the distance becomes zero before the
+//!   state changes, and is set from the state after it. In between, the handler's hits are misses,
+//!   or use the number that the state had: the thread gives it up only after the change. (A handler
+//!   that arms the thread during a change may arm it in vain.)
 
 // The words. A version in the name: programs may contain two versions of the crate.
 #[cfg(not(miri))]
@@ -321,7 +323,7 @@ pub(crate) const fn is_number(state: u32) -> bool {
 pub(crate) fn store(state: u32) {
     store_distance(0);
     store_state(state);
-    store_distance_of(state);
+    settle();
 }
 
 /// Sets the thread's state and returns what it was, in one step for signal handlers.
@@ -329,14 +331,17 @@ pub(crate) fn store(state: u32) {
 pub(crate) fn swap(state: u32) -> u32 {
     store_distance(0);
     let before = swap_state(state);
-    store_distance_of(state);
+    settle();
     before
 }
 
-/// Sets the distance after the state was set to `state`, and to zero before that.
+/// Sets the distance to that of the state, after the state was changed. A signal handler that ran
+/// before the change found a number without its distance, and has set the distance again; one that
+/// ran after it may have taken a number.
 #[inline]
-fn store_distance_of(state: u32) {
-    // Otherwise a signal handler may have taken a number for the thread meanwhile.
+fn settle() {
+    store_distance(0);
+    let state = load();
     if is_number(state) {
         store_distance(state as usize * STRIDE);
     }
@@ -384,6 +389,24 @@ mod tests {
             (words(), other)
         });
         assert_eq!(kept.join().expect("no panic"), ((7, 7 * STRIDE), (0, 0)));
+    }
+
+    /// Mutations that it catches: a distance that a signal handler has set stays when the thread
+    /// loses its number; one that it has taken away does not come back.
+    #[test]
+    fn the_state_decides_after_a_signal_in_the_middle_of_a_change() {
+        let ended = std::thread::spawn(|| {
+            for (state, distance) in [(ENDED, 0), (TAKING, 0), (5 | ARMED, 0), (5, 5 * STRIDE)] {
+                for left in [0, 5 * STRIDE] {
+                    store_state(state);
+                    store_distance(left);
+                    settle();
+                    assert_eq!(words(), (state, distance));
+                }
+            }
+            store(0);
+        });
+        ended.join().expect("no panic");
     }
 
     /// Mutations that it catches: a distance that stays when the thread loses its number, or is
