@@ -59,6 +59,12 @@ struct Machine {
     sleepers: BTreeMap<usize, Vec<usize>>,
     /// CPUs that were woken and are not in the schedule yet.
     woken: Vec<usize>,
+    /// Programs that have ended.
+    ended: usize,
+    /// The latest clock at which a program ended, and the totals at that of the last one. A program
+    /// is dropped after that, and the last one with the allocator, which is not measured.
+    end: u64,
+    totals: Totals,
 }
 
 thread_local! {
@@ -102,6 +108,9 @@ impl Simulation {
             lines: Lines::default(),
             sleepers: BTreeMap::new(),
             woken: Vec::new(),
+            ended: 0,
+            end: 0,
+            totals: Totals::default(),
         };
         let before = MACHINE.replace(Some(machine));
         assert!(before.is_none(), "one machine at a time");
@@ -126,7 +135,7 @@ impl Simulation {
                 repeat(&mut program, warm);
                 yielder.suspend(Stop::Ready);
                 let done = repeat(&mut program, blocks);
-                with_machine(|machine| machine.cpus[cpu].yielder = std::ptr::null());
+                with_machine(|machine| machine.note_end(cpu));
                 done
             })
         };
@@ -159,9 +168,7 @@ impl Simulation {
         assert!(coroutines.iter().all(Coroutine::done), "every CPU ends");
         with_machine(|machine| {
             machine.current = 0;
-            let end = machine.cpus.iter().map(|cpu| cpu.clock).max();
-            let cycles = end.expect("there are CPUs") - start;
-            Outcome { blocks, cycles, totals: machine.lines.totals() }
+            Outcome { blocks, cycles: machine.end - start, totals: machine.totals }
         })
     }
 }
@@ -247,6 +254,17 @@ impl Machine {
     fn wake_into(&mut self, schedule: &mut Schedule) {
         for cpu in self.woken.drain(..) {
             schedule.add(cpu, self.cpus[cpu].clock);
+        }
+    }
+
+    /// Notes that the program of `cpu` has made its last call. The CPU does not stop any more.
+    fn note_end(&mut self, cpu: usize) {
+        let cpu = &mut self.cpus[cpu];
+        cpu.yielder = std::ptr::null();
+        self.end = self.end.max(cpu.clock);
+        self.ended += 1;
+        if self.ended == self.cpus.len() {
+            self.totals = self.lines.totals();
         }
     }
 
@@ -339,5 +357,35 @@ unsafe impl Cpu for SimulatedCpu {
         // An interrupt of each other CPU, and a look at what it answered.
         charge(2 * crate::scaling::lines::TRANSFER_CYCLES);
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Charges a CPU when it is dropped.
+    struct Costly;
+
+    impl Drop for Costly {
+        fn drop(&mut self) {
+            charge(1000);
+        }
+    }
+
+    /// Mutation: the end is the latest clock after the coroutines.
+    #[test]
+    fn what_is_dropped_with_a_program_is_not_measured() {
+        let simulation = Simulation::new(2);
+        let program = || {
+            let costly = Costly;
+            Box::new(move || {
+                let _ = &costly;
+                charge(10);
+                1_usize
+            }) as Program
+        };
+        let outcome = simulation.run(vec![program(), program()], 5, 7);
+        assert_eq!((outcome.blocks, outcome.cycles), (14, 70));
     }
 }

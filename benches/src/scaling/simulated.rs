@@ -56,8 +56,8 @@ mod tests {
             // rows they grow: the book says why.
             let growth = match row.name {
                 "handoff-2t" | "mixed-lifo" | "mixed-random" => 2.0,
-                "rcu-batches-64" | "rcu-batches-256" => 2.0,
-                "purge-remote" | "remote-64" => 4.0,
+                "rcu-batches-64" | "rcu-batches-256" | "purge-remote" => 4.0,
+                "bulk-64-lifo" | "bulk-64-random" | "bulk-1024-lifo" | "remote-64" => 6.0,
                 _ => 1.25,
             };
             let is_hit = row.layer == Layer::Buddy && row.shape == Shape::Pair;
