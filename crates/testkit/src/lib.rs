@@ -1,6 +1,6 @@
-//! Helpers that the tests of several crates share: loom models that are counted, random numbers
-//! that repeat, patterns that show when memory was given to two owners, interrupts at every
-//! instruction, and what fuzz targets have found.
+//! Helpers that the tests of several crates share: counted loom models, and random numbers that
+//! repeat. Patterns in memory show when it has two owners. Interrupts come at every instruction.
+//! Inputs that fuzz targets found are tested again.
 
 mod corpus;
 mod model;
@@ -21,8 +21,8 @@ pub use random::Random;
 #[cfg(all(target_os = "linux", target_arch = "x86_64", not(any(loom, miri))))]
 pub use step::interrupt_each;
 
-/// Returns how many steps a random history of usually `usual` steps has: as many, or at most 200 in
-/// Miri, which takes a thousand times as long for each, and at most 2000 under ThreadSanitizer.
+/// Returns the number of steps for a random history that has `usual` of them. Miri takes a thousand
+/// times as long for each step, so it gets at most 200; ThreadSanitizer gets at most 2000.
 pub const fn steps(usual: usize) -> usize {
     let most = match (cfg!(miri), cfg!(thread_sanitizer)) {
         (true, _) => 200,

@@ -23,8 +23,8 @@
 //! - I1: the distance is zero, or that of the number in the state. A signal handler may run between
 //!   the stores of a change, and make changes of its own. So the distance becomes zero before the
 //!   state changes, and is set from the state after it. In between, the handler's hits are misses,
-//!   or use the number that the state had: the thread gives it up only after the change. (A handler
-//!   that arms the thread during a change may arm it in vain.)
+//!   or use the number that the state had: the thread gives it up only after the change. (If a
+//!   handler arms the thread during a change, that may have no effect.)
 
 // The words. A version in the name: programs may contain two versions of the crate.
 #[cfg(not(miri))]
