@@ -105,11 +105,13 @@ where
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let (bytes, alignment) = (layout.size(), layout.align());
-        // SAFETY: clause 1: by clause 1 of `allocate_hit` at most `LARGEST`.
-        let find = |limit| unsafe { ClassIndex::fitting_below(limit, bytes, alignment) };
-        // SAFETY: clause 1: no byte has a number below zero.
-        if let Some(object) = unsafe { self.allocate_hit(find) } {
-            return object.as_ptr();
+        // SAFETY: clause 1: I2.
+        if let Some(class) = unsafe { ClassIndex::fitting_below(self.limit(), bytes, alignment) } {
+            // SAFETY: clause 1 of `assume_ready`: no byte has a number below zero, so by I2 the
+            // limit is not zero.
+            if let Some(object) = unsafe { self.assume_ready() }.caches.allocate_hit(class) {
+                return object.as_ptr();
+            }
         }
         // The miss looks the class up again: to pass it on costs two instructions in a hit whose
         // size is known at run time only.
@@ -186,31 +188,21 @@ impl<S: System<Pages: PageResize>, K: Hardening, F: SetUp<S, K>> Global<S, K, F>
         is_ready.then(|| unsafe { self.assume_ready() })
     }
 
-    /// Pops an object of the class that `find` returns from the caller's CPU slot. `None` is a
-    /// miss, or a request before the set-up. The argument of `find` is the limit.
-    ///
-    /// # Safety
-    /// 1. `find` returns a class only if its argument is not zero. The argument is at most
-    ///    [`LARGEST`].
+    /// Returns the size in bytes up to which requests try for a hit: see `limit`.
     #[inline(always)]
-    unsafe fn allocate_hit(
-        &self,
-        find: impl FnOnce(usize) -> Option<ClassIndex>,
-    ) -> Option<NonNull<u8>> {
+    fn limit(&self) -> usize {
         // Acquire: pairs with the Release in `make_by`; sees the allocator as it was made.
-        let class = find(self.limit.load(Ordering::Acquire))?;
-        // SAFETY: clause 1 of `assume_ready`: by clause 1 and I2 the limit is not zero.
-        unsafe { self.assume_ready() }.caches.allocate_hit(class)
+        self.limit.load(Ordering::Acquire)
     }
 
     /// Allocates `bytes` bytes as [`Kmalloc::kmalloc`] does, if that is a hit.
     #[doc(hidden)]
     #[inline(always)]
     pub fn kmalloc_hit(&self, bytes: usize) -> Option<NonNull<u8>> {
-        // SAFETY: clause 1: by clause 1 of `allocate_hit` at most `LARGEST`.
-        let find = |limit| unsafe { ClassIndex::fitting_aligned_below(limit, bytes) };
-        // SAFETY: clause 1: no byte has a number below zero.
-        unsafe { self.allocate_hit(find) }
+        // SAFETY: clause 1: I2.
+        let class = unsafe { ClassIndex::fitting_aligned_below(self.limit(), bytes) }?;
+        // SAFETY: clause 1 of `assume_ready`: as in `alloc`.
+        unsafe { self.assume_ready() }.caches.allocate_hit(class)
     }
 
     /// Returns the allocator, and sets it up if that has not happened yet. Spins while another
@@ -262,7 +254,7 @@ impl<S: System<Pages: PageResize>, K: Hardening, F: SetUp<S, K>> Global<S, K, F>
             let kmalloc = unsafe { &mut *kmalloc };
             kmalloc.write(made);
         });
-        // Release: pairs with the Acquire in `allocate_hit`.
+        // Release: pairs with the Acquire in `limit`.
         self.limit.store(LARGEST, Ordering::Release);
         // Release: pairs with the Acquire in `get`.
         self.state.store(READY, Ordering::Release);
