@@ -12,10 +12,10 @@
 //! [`model_fence`](super::model_fence) between the two accesses of each side.
 //!
 //! # Tests
-//! `tests/loom.rs` has a litmus test for each function that other CPUs synchronise with: it hands
-//! over a cell, so it fails if the access becomes Relaxed. The tests below are store-buffering
-//! litmus tests. They fail if a store becomes Release, and under Miri, which simulates weak memory,
-//! if any other access becomes weaker.
+//! `tests/loom/sync.rs` has a litmus test for each function that other CPUs synchronise with: it
+//! hands over a cell, so it fails if the access becomes Relaxed. The tests below are
+//! store-buffering litmus tests. They fail if a store becomes Release, and under Miri, which
+//! simulates weak memory, if any other access becomes weaker.
 
 use crate::atomic::{AtomicU8, AtomicUsize, Ordering};
 use crate::sync::memory::Zeroable;
