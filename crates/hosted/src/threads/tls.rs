@@ -14,17 +14,17 @@
 //! - The **distance** is [`STRIDE`] bytes times the index of the thread's `CpuId`, which is the
 //!   number plus one. A hit adds it to the address of a first slot. It is zero while the state is
 //!   no number, or armed. Index 0 is the [unowned id](page_frame::Cpu::UNOWNED), whose slots are
-//!   always busy. So a hit of a thread without a number ends at the check for nested code.
+//!   always busy. So a hit of a thread without a number finds a busy slot, and takes the slow path.
 //!
 //! Each machine needs assembly of its own. The interpreter Miri, which has none, gets thread-locals
 //! of the compiler.
 //!
 //! # Invariants
-//! - I1: the distance is zero, or that of the number in the state. A signal handler may run between
-//!   the stores of a change, and make changes of its own. So the distance becomes zero before the
-//!   state changes, and is set from the state after it. In between, the handler's hits are misses,
-//!   or use the number that the state had: the thread gives it up only after the change. (If a
-//!   handler arms the thread during a change, that may have no effect.)
+//! - I1: between changes the distance is zero, or that of the number in the state. A signal handler
+//!   may run between the stores of a change, and make changes of its own. So the distance becomes
+//!   zero before the state changes, and is set from the state after it. In between, the handler's
+//!   hits are misses, or use the number that the state had: the thread frees that number only after
+//!   the change.
 
 // The words. A version in the name: programs may contain two versions of the crate.
 #[cfg(not(miri))]
@@ -38,7 +38,7 @@ core::arch::global_asm!(
     "hosted_0_1_words:",
     // The distance, eight bytes.
     ".zero 8",
-    // The state, four bytes.
+    // The state, four bytes and as many to fill up.
     ".zero 8",
     ".popsection",
 );
@@ -326,7 +326,7 @@ pub(crate) fn store(state: u32) {
     settle();
 }
 
-/// Sets the thread's state and returns what it was, in one step for signal handlers.
+/// Sets the thread's state and returns what it was. On x86-64 no signal handler can run in between.
 #[inline]
 pub(crate) fn swap(state: u32) -> u32 {
     store_distance(0);
@@ -336,14 +336,18 @@ pub(crate) fn swap(state: u32) -> u32 {
 }
 
 /// Sets the distance to that of the state, after the state was changed. A signal handler that ran
-/// before the change found a number without its distance, and has set the distance again; one that
-/// ran after it may have taken a number.
+/// before the change may have set the distance again, and one that runs now may change both.
 #[inline]
 fn settle() {
-    store_distance(0);
-    let state = load();
-    if is_number(state) {
-        store_distance(state as usize * STRIDE);
+    loop {
+        store_distance(0);
+        let state = load();
+        if is_number(state) {
+            store_distance(state as usize * STRIDE);
+        }
+        if load() == state {
+            break;
+        }
     }
 }
 

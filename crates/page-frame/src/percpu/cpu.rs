@@ -103,8 +103,8 @@ pub unsafe trait Cpu {
     /// An id that no context has, where the machine sets one aside: its slots are always busy.
     ///
     /// [`known_slot`](Self::known_slot) may return a slot of this id to a caller without an id. So
-    /// the check that finds nested code also finds such callers, and a hit has one check less. It
-    /// costs a slot of each owner.
+    /// the check that finds nested code also finds such callers, and a hit has one check less. The
+    /// price is one unused slot in each array of slots.
     ///
     /// ```
     /// use page_frame::{Cpu, SingleCpu};
