@@ -117,6 +117,7 @@ unsafe impl PageSource for Pages {
             }
         };
         let is_zero = self.commit(frames_of(start, order.pages())) == 0;
+        self.thp.note_block(0, order.pages());
         // SAFETY: clauses 1 and 2 of `from_raw`: start and order of the buddy's block. Clause 3:
         // I1.
         Ok(unsafe { PageBlock::from_raw(start, order, is_zero) })
@@ -126,6 +127,7 @@ unsafe impl PageSource for Pages {
     unsafe fn free(&self, block: PageBlock) {
         let (inside, pages) = (Inside::enter(), block.pages());
         self.note_freed(frames_of(block.start(), pages));
+        self.thp.note_block(pages, 0);
         // SAFETY: the clauses of `PageSource::free`: the block came from the buddy.
         unsafe { self.buddy.free(block) };
         drop(inside);

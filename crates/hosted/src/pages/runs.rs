@@ -47,6 +47,7 @@ unsafe impl PageResize for Pages {
             }
         };
         let committed = self.commit(frames_of(run.start(), run.pages()));
+        self.thp.note_block(0, run.pages());
         drop(inside);
         self.replace_idle(run.pages() - committed);
         Ok(PageRun::new(run.start(), run.pages(), committed == 0))
@@ -61,6 +62,7 @@ unsafe impl PageResize for Pages {
             return;
         }
         self.note_freed(frames_of(start, pages));
+        self.thp.note_block(pages, 0);
         // SAFETY: the clauses of `free_run`: the run came from the buddy.
         unsafe { self.buddy.free_run(start, pages) };
         drop(inside);
@@ -93,6 +95,9 @@ unsafe impl PageResize for Pages {
             let shrunk = unsafe { self.buddy.resize_run(start, new_pages, pages) };
             debug_assert!(shrunk, "a run can always shrink");
             return false;
+        }
+        if resized {
+            self.thp.note_block(pages, new_pages);
         }
         match (resized, new_pages > pages) {
             (true, true) => {

@@ -8,16 +8,18 @@
 //!   it. The area is then **filling**, until seven eighths of it were allocated.
 //! - One area may be filling for each 32 MiB in use (or what the program chooses), eight at most.
 //!   So a small heap has small pages, and huge pages add about a sixteenth to a large one at most.
+//!   Blocks of at least half a mebibyte do not count: the program may touch little of them.
 //! - A huge page that was slow, or did not come, is a failure: the system has to move other memory
 //!   to make one, or makes none. Each failure in a row doubles the number of areas that get small
 //!   pages before the next attempt.
 //!
-//! A block of at least half a mebibyte gets no huge page here: the program may touch little of it.
+//! For the same reason such a block gets no huge page here.
 
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
 
 use page_frame::{FrameNumber, FrameRange, PAGE_SIZE};
 
+use crate::space::SMALL_BLOCK;
 use crate::space::areas::AREA;
 use crate::thp::backoff::Backoff;
 
@@ -38,13 +40,16 @@ pub(crate) struct Growth {
     backoff: Backoff,
     /// One area may be filling for each so many pages in use.
     pages_per_area: usize,
+    /// The pages of blocks that are not small.
+    large: AtomicIsize,
 }
 
 impl Growth {
     /// Makes the state before any area is opened.
     pub(super) const fn new() -> Self {
         let filling = [const { AtomicUsize::new(NONE) }; MAX_FILLING];
-        Self { filling, backoff: Backoff::new(), pages_per_area: PAGES_PER_AREA }
+        let (backoff, large) = (Backoff::new(), AtomicIsize::new(0));
+        Self { filling, backoff, pages_per_area: PAGES_PER_AREA, large }
     }
 
     /// Lets one area be filling for each `pages` pages in use; none for `usize::MAX`.
@@ -52,10 +57,23 @@ impl Growth {
         self.pages_per_area = pages.max(1);
     }
 
+    /// Notes that a block of `before` pages has `after` pages now; zero before it is allocated, and
+    /// after it is freed.
+    #[inline]
+    pub(super) fn note_block(&self, before: usize, after: usize) {
+        let counted = |pages: usize| if pages < SMALL_BLOCK { 0 } else { pages as isize };
+        let change = counted(after) - counted(before);
+        if change != 0 {
+            // Relaxed: a count that publishes nothing.
+            self.large.fetch_add(change, Ordering::Relaxed);
+        }
+    }
+
     /// Returns whether one more area may get a huge page in a heap with `in_use` pages in use.
     /// `is_filling` tells whether an area, by number, still has a huge page that is not full.
     pub(super) fn may_add(&self, in_use: usize, is_filling: impl Fn(FrameRange) -> bool) -> bool {
-        let most = (in_use / self.pages_per_area).min(MAX_FILLING);
+        let large = usize::try_from(self.large.load(Ordering::Relaxed)).unwrap_or(0);
+        let most = (in_use.saturating_sub(large) / self.pages_per_area).min(MAX_FILLING);
         // First: most heaps are too small for any.
         if most == 0 {
             return false;

@@ -104,6 +104,13 @@ impl Thp {
         is_due
     }
 
+    /// Notes that a block of `before` pages has `after` pages now; zero before it is allocated, and
+    /// after it is freed.
+    #[inline]
+    pub(crate) fn note_block(&self, before: usize, after: usize) {
+        self.growth.note_block(before, after);
+    }
+
     /// Returns whether a due scan may run, in a heap with `in_use` pages in use and at the time
     /// `now`. Counts it as skipped where the last scan was slow. A process that has installed a
     /// filter of system calls scans nothing.

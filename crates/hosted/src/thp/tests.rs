@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering;
 use core::time::Duration;
 
-use page_frame::{FrameNumber, FrameRange, PAGE_SHIFT, PAGE_SIZE};
+use page_frame::{FrameNumber, FrameRange, Order, PAGE_SHIFT, PAGE_SIZE, PageResize};
 
 use crate::pages::Pages;
 use crate::space::areas::{AREA, areas, number_of, numbers};
@@ -375,6 +375,26 @@ fn small_heaps_large_blocks_and_the_option_get_no_huge_page_at_first() {
     let blocks = take(&without, 0, 7 * AREA);
     assert_eq!(huge_areas(&without), 0);
     free(&without, blocks);
+}
+
+/// Mutations that it catches: large blocks that count; one that counts after it was freed, or whose
+/// new length is not noted.
+#[test]
+fn large_blocks_make_no_heap_large() {
+    let pages = new().with_huge_pages_from(4 << 20);
+    let run = pages.allocate_run(32 * AREA, Order::ZERO).expect("address space");
+    let large = take(&pages, 7, 16);
+    // SAFETY: the run that the test has.
+    assert!(unsafe { pages.resize_run(run.start(), run.pages(), 16 * AREA) });
+    let small = take(&pages, 0, AREA);
+    assert_eq!(huge_areas(&pages), 0, "2 MiB in small blocks, 40 in large ones");
+    let in_use = pages.decay.in_use();
+    assert!(!pages.thp.may_back_fresh(in_use, &pages.committed));
+    free(&pages, large);
+    // SAFETY: as above.
+    unsafe { pages.free_run(run.start(), 16 * AREA) };
+    assert!(pages.thp.may_back_fresh(2 * AREA, &pages.committed), "no large block is left");
+    free(&pages, small);
 }
 
 /// Mutations that it catches: failures that are not counted; a slow huge page that is none.
