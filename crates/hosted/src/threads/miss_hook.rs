@@ -4,7 +4,7 @@
 //! A thread that allocates and frees a few objects in turns may hit in its slot for ever, and never
 //! look at the clock. So while work is pending, a miss **arms** the thread (`tls`): the next
 //! operation finds no valid number, counts as a miss, and calls the hook again. An armed operation
-//! takes about 20 nanoseconds more. A thread that never sleeps would pay that each time; so between
+//! takes about 350 instructions. A thread that never sleeps would pay that each time; so between
 //! two steps of the clock threads are armed at most [`BUDGET`] times. After that the thread waits
 //! for a real miss. A thread that sleeps between its operations stays armed, and does the work in
 //! time. After an operation with many pages, which takes much longer than an armed one, threads are
@@ -27,11 +27,11 @@ static ARMED_AT: AtomicU64 = AtomicU64::new(0);
 
 /// Armed operations that arm again between two steps of the clock: about 0.1 % of the 4
 /// milliseconds that usually pass between them.
-const BUDGET: u32 = 256;
+const BUDGET: u32 = 64;
 
 /// How often threads are armed after an operation with many pages, though the budget is used up:
 /// the operations before the next sleep, which may be the last ones that look at the clock.
-const AFTER_MANY_PAGES: u32 = 64;
+const AFTER_MANY_PAGES: u32 = 32;
 
 /// Sets the function that a thread calls after a miss, with no lock held and outside all slots. The
 /// last one that is set counts.

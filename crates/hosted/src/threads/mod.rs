@@ -253,12 +253,17 @@ fn borrow() -> bool {
 #[cold]
 #[inline(never)]
 fn assign() -> Option<u32> {
-    if matches!(tls::load(), ENDED | TAKING | INSIDE) {
+    let state = tls::load();
+    if matches!(state, ENDED | TAKING | INSIDE) {
         return None;
     }
+    let disarmed = state & !tls::ARMED;
+    if tls::is_number(disarmed) {
+        tls::store(disarmed);
+        return Some(disarmed - 1);
+    }
     // The calls below may allocate: libraries may replace the functions of the C library. Such
-    // requests do without a slot. The thread may have a number: it was armed, or a signal handler
-    // has taken one meanwhile.
+    // requests do without a slot. A signal handler may have taken a number meanwhile.
     let before = tls::swap(TAKING) & !tls::ARMED;
     if tls::is_number(before) {
         tls::store(before);
