@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::ptr::NonNull;
 
 use page_frame::{Arena, CpuId, PAGE_SIZE, SwitchedCpu};
-use slab::{NumaCache, NumaNodes, Registry};
+use slab::{GracePeriods, NumaCache, NumaNodes, Registry};
 use testkit::{Pattern, Random, steps};
 
 const NODES: usize = 3;
@@ -164,6 +164,34 @@ fn nodes_of_one_cache_have_the_same_objects() {
         let _: Result<Objects<'_, '_>, _> = NumaCache::new(machine, |registry| {
             size += 64;
             registry.cache("odd", Layout::from_size_align(size, 8).expect("a layout")).build()
+        });
+    });
+}
+
+/// Grace periods that end at once.
+struct NoReaders(#[allow(dead_code)] u8);
+
+// SAFETY: clause 1: nobody reads.
+unsafe impl GracePeriods for NoReaders {
+    fn start(&self) -> u64 {
+        0
+    }
+    fn has_ended(&self, _token: u64) -> bool {
+        true
+    }
+}
+
+/// Mutation that it catches: grace objects of which only the presence is compared. A slab of one
+/// node would then wait for other readers than a slab of the next.
+#[test]
+#[should_panic = "other objects than the first"]
+fn nodes_of_one_cache_have_the_same_grace_periods() {
+    static EACH: [NoReaders; NODES] = [const { NoReaders(0) }; NODES];
+    with_nodes(|machine| {
+        let mut graces = EACH.iter();
+        let _: Result<Objects<'_, '_>, _> = NumaCache::new(machine, |registry| {
+            let grace = graces.next().expect("one for each node");
+            registry.cache("read", Layout::new::<u64>()).type_stable(grace).build()
         });
     });
 }

@@ -3,7 +3,7 @@
 use core::fmt;
 use core::marker::PhantomData;
 use core::mem::ManuallyDrop;
-use core::ptr::NonNull;
+use core::ptr::{self, NonNull};
 
 use page_frame::{CacheName, Cpu, OutOfMemory};
 
@@ -92,9 +92,13 @@ impl<S: System, K: Hardening> Cache<S, K> {
         let hooks = |slabs: &CacheSettings| {
             [slabs.constructor, slabs.destructor].map(|hook| hook.map(|hook| hook as usize))
         };
+        // The address of a value without bytes says nothing.
+        let grace = |slabs: &CacheSettings| {
+            slabs.grace.map(|it| if size_of_val(it) > 0 { ptr::from_ref(it).addr() } else { 0 })
+        };
         let cut = |cache: &CacheInner<S>| {
             let slabs = &cache.slabs().settings;
-            (slabs.geometry, slabs.padding, slabs.size, slabs.is_pinned, slabs.grace.is_some())
+            (slabs.geometry, slabs.padding, slabs.size, slabs.is_pinned, grace(slabs))
         };
         cut(ours) == cut(theirs) && hooks(&ours.slabs().settings) == hooks(&theirs.slabs().settings)
     }

@@ -21,7 +21,7 @@
 
 use core::ptr::NonNull;
 
-use page_frame::sync::{AtomicUsize, Ordering, UnsafeCell, spin_hint};
+use page_frame::sync::{AtomicUsize, Ordering, UnsafeCell};
 use page_frame::{Cpu, IrqLock};
 
 use crate::percpu::slot::CacheSlots;
@@ -210,9 +210,13 @@ impl<T: Listed> CacheList<T> {
             // Relaxed: read for this bit only under the lock.
             cache.node().visits.fetch_or(CLOSED, Ordering::Relaxed);
         }
-        // Acquire: pairs with the Release at the end of a visit.
-        while cache.node().visits.load(Ordering::Acquire) != CLOSED {
-            spin_hint();
+        for round in 0.. {
+            // Acquire: pairs with the Release at the end of a visit.
+            if cache.node().visits.load(Ordering::Acquire) == CLOSED {
+                break;
+            }
+            // A visit may wait for a grace period, and its thread may have a lower priority.
+            locking.cpu().wait(round);
         }
         true
     }
