@@ -63,6 +63,38 @@ fn a_failed_set_up_is_tried_again_and_of_racing_requests_one_sets_up() {
     kmalloc.validate().expect("consistent");
 }
 
+/// A set-up that ends only once another caller waits for it.
+#[derive(Default)]
+struct Awaited(AtomicUsize);
+
+impl SetUp<System, Off> for Awaited {
+    fn set_up(&self) -> Result<Kmalloc<System>, OutOfMemory> {
+        while self.0.load(Ordering::SeqCst) < 3 {
+            thread::yield_now();
+        }
+        Ok(Kmalloc::new(Registry::new(arena()?, Threads)?))
+    }
+
+    fn wait(&self, round: usize) {
+        // One caller waits, so its rounds count up from zero.
+        assert!(self.0.fetch_add(1, Ordering::SeqCst) == round);
+        thread::yield_now();
+    }
+}
+
+/// Mutations that it catches: a caller that spins instead of waiting as the set-up says (the test
+/// hangs); rounds that do not count.
+#[test]
+fn a_caller_waits_for_another_one_as_the_set_up_says() {
+    let heap = Global::<System, Off, Awaited>::new(Awaited::default());
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| heap.kmalloc().expect("memory").validate().expect("consistent"));
+        }
+    });
+    assert!(heap.setup().0.load(Ordering::SeqCst) >= 3);
+}
+
 /// Mutations that it catches: a `realloc` to zero bytes frees the old memory first; a `realloc` to
 /// an impossible size frees the old memory.
 #[test]

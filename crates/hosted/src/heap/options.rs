@@ -13,6 +13,7 @@ use crate::heap::state::{HeapSystem, State, trim_main};
 use crate::pages::Pages;
 use crate::purge::decay::PURGE_DELAY;
 use crate::threads::Threads;
+use crate::threads::pause::pause;
 
 /// The options of a heap.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +47,10 @@ impl<K: Hardening> SetUp<HeapSystem, K> for HeapOptions {
         let kmalloc = Kmalloc::with_hardening(registry).with_magazine_bytes(MAGAZINE_BYTES);
         let kmalloc = kmalloc.with_depot_bytes(DEPOT_BYTES).with_min_objects(MIN_OBJECTS);
         Ok(kmalloc.with_secret(random_bits()))
+    }
+
+    fn wait(&self, round: usize) {
+        pause(round);
     }
 }
 

@@ -223,7 +223,7 @@ impl<S: System<Pages: PageResize>, K: Hardening, F: SetUp<S, K>> Global<S, K, F>
         self.make_by(|| self.setup.set_up()).map(|(kmalloc, _)| kmalloc)
     }
 
-    /// Makes the allocator by `make`, unless it is there. Spins while another caller makes it.
+    /// Makes the allocator by `make`, unless it is there. Waits while another caller makes it.
     /// Returns it, and whether this call made it.
     ///
     /// # Errors
@@ -233,7 +233,7 @@ impl<S: System<Pages: PageResize>, K: Hardening, F: SetUp<S, K>> Global<S, K, F>
         &self,
         make: impl FnOnce() -> Result<Kmalloc<S, K>, E>,
     ) -> Result<(&Kmalloc<S, K>, bool), E> {
-        loop {
+        for round in 0.. {
             let (old, new) = (UNTOUCHED, STARTING);
             // Acquire: as in `get`, when another caller has finished; otherwise the Release after a
             // failure.
@@ -241,7 +241,7 @@ impl<S: System<Pages: PageResize>, K: Hardening, F: SetUp<S, K>> Global<S, K, F>
                 Ok(_) => break,
                 // SAFETY: clause 1 of `assume_ready`: the state is ready.
                 Err(READY) => return Ok((unsafe { self.assume_ready() }, false)),
-                Err(_) => spin_hint(),
+                Err(_) => self.setup.wait(round),
             }
         }
         let starting = Starting(&self.state);
@@ -366,7 +366,7 @@ impl<S: System<Pages: PageResize>, K: Hardening, F: SetUp<S, K>> fmt::Debug for 
 ///
 /// ```
 /// use kmalloc::{Global, Kmalloc, SetUp};
-/// use page_frame::{Arena, OutOfMemory};
+/// use page_frame::{Arena, Cpu, OutOfMemory};
 /// use hosted::{Mapped, Threads};
 /// use slab::{Off, Registry};
 /// /// A heap of this many bytes.
@@ -378,6 +378,9 @@ impl<S: System<Pages: PageResize>, K: Hardening, F: SetUp<S, K>> fmt::Debug for 
 ///         let arena = unsafe { Arena::from_raw(memory.start(), memory.bytes()) };
 ///         std::mem::forget(memory);
 ///         Ok(Kmalloc::new(Registry::new(arena.map_err(|_| OutOfMemory)?, Threads)?))
+///     }
+///     fn wait(&self, round: usize) {
+///         Threads.wait(round); // a thread that waits long sleeps
 ///     }
 /// }
 /// static HEAP: Global<(Arena<'static>, Threads), Off, Bytes> = Global::new(Bytes(8 << 20));
@@ -396,6 +399,15 @@ pub trait SetUp<S: System<Pages: PageResize>, K: Hardening> {
     /// [`OutOfMemory`] when there is no memory for the allocator. The next request tries again.
     /// Example: see [`SetUp`].
     fn set_up(&self) -> Result<Kmalloc<S, K>, OutOfMemory>;
+
+    /// Waits between two looks at whether another caller has finished [`set_up`](Self::set_up);
+    /// `round` counts the calls of this caller, from zero. Spins for an instant by default. Where
+    /// the caller may have a higher priority than the other one, let it sleep, as
+    /// [`Cpu::wait`](page_frame::Cpu::wait) does. Example: see [`SetUp`].
+    fn wait(&self, round: usize) {
+        let _ = round;
+        spin_hint();
+    }
 }
 
 impl<S: System<Pages: PageResize>, K: Hardening> SetUp<S, K>

@@ -106,6 +106,10 @@ impl<C: Cpu + Clone, K: Hardening> SetUp<HeapSystem<C>, K> for WithoutRegion<C> 
     fn set_up(&self) -> Result<Kmalloc<HeapSystem<C>, K>, OutOfMemory> {
         Err(OutOfMemory)
     }
+
+    fn wait(&self, round: usize) {
+        (self.0)().wait(round);
+    }
 }
 
 impl<C: Cpu + Clone + Default> Heap<C> {
