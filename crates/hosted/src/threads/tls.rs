@@ -217,11 +217,26 @@ mod initial_exec {
         unsafe { state().read_volatile() }
     }
 
-    /// Sets the thread's state and returns what it was. A signal handler may run in between.
+    /// Sets the thread's state and returns what it was, in one step for signal handlers: the store
+    /// fails after a handler has run, and is tried again.
     #[inline]
     pub(super) fn swap_state(state: u32) -> u32 {
-        let before = load();
-        store_state(state);
+        let before: u32;
+        // SAFETY: exchanges the thread's own state, which lives as long as the thread; nothing else
+        // is at that place.
+        unsafe {
+            asm!(
+                "2:",
+                "ldxr {before:w}, [{place}]",
+                "stxr {failed:w}, {state:w}, [{place}]",
+                "cbnz {failed:w}, 2b",
+                place = in(reg) self::state(),
+                state = in(reg) state,
+                before = out(reg) before,
+                failed = out(reg) _,
+                options(nostack, preserves_flags),
+            );
+        }
         before
     }
 
@@ -326,7 +341,7 @@ pub(crate) fn store(state: u32) {
     settle();
 }
 
-/// Sets the thread's state and returns what it was. On x86-64 no signal handler can run in between.
+/// Sets the thread's state and returns what it was. No signal handler can run in between.
 #[inline]
 pub(crate) fn swap(state: u32) -> u32 {
     store_distance(0);
