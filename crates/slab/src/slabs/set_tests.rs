@@ -2,6 +2,7 @@
 
 extern crate std;
 
+use core::sync::atomic::{AtomicU64, Ordering};
 use std::boxed::Box;
 use std::vec::Vec;
 
@@ -58,6 +59,30 @@ impl Drop for Memory {
             // SAFETY: as above.
             drop(unsafe { Box::from_raw(pages.as_ptr()) });
         }
+    }
+}
+
+/// Grace periods that end when the test says so. Their tokens are 10, 20 and so on.
+#[derive(Default)]
+struct Periods {
+    started: AtomicU64,
+    ended: AtomicU64,
+}
+
+impl Periods {
+    fn end_all(&self) {
+        self.ended.store(self.started.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
+
+// SAFETY: clause 1: the tests of this file read no object.
+unsafe impl GracePeriods for Periods {
+    fn start(&self) -> u64 {
+        self.started.fetch_add(10, Ordering::Relaxed) + 10
+    }
+
+    fn has_ended(&self, token: u64) -> bool {
+        self.ended.load(Ordering::Relaxed) >= token
     }
 }
 
@@ -136,6 +161,9 @@ fn objects_come_from_the_fullest_slab_and_from_the_next_when_it_is_full() {
     assert_eq!(list_of(first), ListName::Partial2);
     assert_eq!(take(&mut set, 3).len(), 3);
     assert_eq!((set.empty_slabs(), list_of(first)), (0, ListName::Partial1));
+    let last = memory.add(&mut set, 1);
+    assert_eq!(take(&mut set, 5).len(), 5, "three, and two of the eleven of the next slab");
+    assert_eq!((list_of(first), list_of(last)), (ListName::Full, ListName::Partial3));
 }
 
 #[test]
@@ -233,7 +261,7 @@ fn aging_returns_the_minimum_of_empty_slabs_in_an_idle_set() {
 }
 
 /// Mutations that it catches: a step that restarts the count before the last one; one that halves
-/// the count of missed slabs too.
+/// the count of missed slabs too; a last step that does neither.
 #[test]
 fn steps_of_aging_return_together_what_one_pass_returns() {
     let (mut memory, mut set) = (Memory::default(), SlabSet::new());
@@ -252,6 +280,8 @@ fn steps_of_aging_return_together_what_one_pass_returns() {
     };
     assert_eq!([step(), step(), step()], [(7, 3, 4), (4, 3, 4), (1, 1, 2)]);
     assert_eq!(set.empty_slabs(), 1, "it was added since the last pass");
+    assert_eq!((set.age(1), set.missed()), (Some(1), 1), "all of them at once");
+    assert_eq!((set.age(1), set.missed()), (Some(1), 0), "and the slab, which stayed, once more");
 }
 
 #[test]
@@ -273,6 +303,58 @@ fn released_slabs_that_are_fetched_again_are_missed_until_memory_is_short() {
     set.forget_missed();
     memory.add(&mut set, 1);
     assert_eq!(set.missed(), 0);
+}
+
+/// The numbers of slabs in `Empty` and in `Waiting`, and the token of those that wait.
+fn waiting(set: &SlabSet) -> (usize, usize, Option<u64>) {
+    check(set);
+    let count = |name| set.list(name).count();
+    assert_eq!(set.empty_slabs(), count(ListName::Empty) + count(ListName::Waiting));
+    (count(ListName::Empty), count(ListName::Waiting), set.waiting_since())
+}
+
+#[test]
+fn slabs_wait_together_for_a_grace_period_and_later_ones_for_the_next() {
+    let (mut memory, mut set) = (Memory::default(), SlabSet::new());
+    let periods = Periods::default();
+    let slabs = [(); 3].map(|()| memory.add(&mut set, 1));
+    assert_eq!(waiting(&set), (3, 0, None));
+    assert_eq!(set.pop_empty(3, &BEST, Some(&periods)), None);
+    assert_eq!(waiting(&set), (3, 0, None), "three are kept, so none needs to wait");
+    for _ in 0..2 {
+        assert_eq!(set.pop_empty(0, &BEST, Some(&periods)), None, "the period has not ended");
+        assert_eq!(waiting(&set), (0, 3, Some(10)), "one period for all");
+    }
+    let late = memory.add(&mut set, 1);
+    set.sort_all(&BEST);
+    assert_eq!(waiting(&set), (1, 3, Some(10)), "a slab that waits stays in its list");
+    assert_eq!((set.empty_slabs(), set.age(usize::MAX)), (4, Some(0)));
+    periods.end_all();
+    for left in [2, 1, 0] {
+        let released = set.pop_empty(1, &BEST, Some(&periods)).expect("its period has ended");
+        assert!(slabs.contains(&released));
+        assert_eq!(waiting(&set), (1, left, (left > 0).then_some(10)));
+    }
+    assert_eq!(set.pop_empty(1, &BEST, Some(&periods)), None, "one is kept");
+    assert_eq!(set.pop_empty(0, &BEST, Some(&periods)), None, "a new period");
+    assert_eq!(waiting(&set), (0, 1, Some(20)));
+    periods.end_all();
+    assert_eq!(set.pop_empty(0, &BEST, Some(&periods)), Some(late));
+    assert_eq!(waiting(&set), (0, 0, None));
+}
+
+#[test]
+fn a_slab_that_waits_gives_objects_and_waits_anew_when_it_is_empty_again() {
+    let (mut memory, mut set) = (Memory::default(), SlabSet::new());
+    let periods = Periods::default();
+    let slab = memory.add(&mut set, 1);
+    assert_eq!(set.pop_empty(0, &BEST, Some(&periods)), None);
+    let [object] = take(&mut set, 1)[..] else { panic!("the slab has objects") };
+    assert_eq!((list_of(slab), waiting(&set)), (ListName::Partial3, (0, 0, None)));
+    periods.end_all();
+    give(&mut set, slab, object);
+    assert_eq!(set.pop_empty(0, &BEST, Some(&periods)), None, "freed after the first period began");
+    assert_eq!(waiting(&set), (0, 1, Some(20)));
 }
 
 #[test]
