@@ -154,6 +154,19 @@ fn a_masked_cpu_has_a_slot_if_its_number_is_below_the_count_and_never_fences() {
 }
 
 #[test]
+fn the_provided_known_slot_is_that_of_the_known_id() {
+    let cpus = SwitchedCpu::new(4);
+    let first = core::ptr::without_provenance_mut(4096);
+    let known = |stride| cpus.known_slot(first, stride).map(|slot| slot.addr());
+    for id in [0, 1, 3] {
+        cpus.switch_to(Some(CpuId::new(id as u32)));
+        assert_eq!([64, 192].map(known), [Some(4096 + id * 64), Some(4096 + id * 192)]);
+    }
+    cpus.switch_to(None);
+    assert_eq!(known(64), None, "a caller without an id has no slot");
+}
+
+#[test]
 fn switched_cpus_begin_with_cpu_0_if_there_is_one() {
     let cpus = SwitchedCpu::new(3);
     assert_eq!((cpus.slots(), cpus.pin()), (3, Some(CpuId::new(0))));
