@@ -103,6 +103,6 @@ pub use violation::Violation;
 /// Items for the other crates of this workspace. They may change in any release.
 #[doc(hidden)]
 pub mod internals {
-    pub use crate::page_map::array::{TagPlace, TagsByFrame};
+    pub use crate::page_map::array::{TagPlace, TagsByNumber};
     pub use crate::page_map::deferred_heads::DeferredHeads;
 }

@@ -20,7 +20,7 @@
 //! and one for free frames. Here the bitmap already counts the frames in use of an area, so the
 //! cheapest one is known.
 
-use page_frame::{Cpu, FrameNumber, FrameRange, Order, OutOfMemory, Tag};
+use page_frame::{Cpu, FrameNumber, FrameRange, Order, OutOfMemory};
 
 use crate::allocator::frame_pool::FramePool;
 use crate::bitmap::bits::{AREA_FRAMES, AREA_ORDER, AREA_WORDS, WORD_BITS, words};
@@ -125,7 +125,7 @@ where
         if !is_empty || !frames.take_at(start, order) {
             return None;
         }
-        frames.tags().set(start, Tag::block(order));
+        frames.tags().set_block(start, order);
         Some(start)
     }
 
@@ -165,19 +165,19 @@ where
         isolated: &mut Isolated<'f, 'm, T>,
     ) -> Option<()> {
         let to = self.destination(order, isolated)?;
-        self.frames.tags().set(to, Tag::block(order));
+        self.frames.tags().set_block(to, order);
         // Frees `to` if the owner panics.
         let mut block = [to];
         let guard = self.frames.bulk_guard(order, &mut block, 1);
         let outcome = (self.relocate)(Relocation { from, to, order });
         guard.forget();
         if outcome == Relocated::Refused {
-            self.frames.tags().set(to, Tag::NONE);
+            self.frames.tags().clear_block(to, order);
             self.frames.free_range(block_range(to, order));
             return None;
         }
         // An owner that freed `from` as well has `to`, and nobody has `from`.
-        if !self.frames.tags().take::<CHECKED>(from, Tag::block(order)) {
+        if !self.frames.tags().take_block::<CHECKED>(from, order) {
             return None;
         }
         isolated.add(from, order);

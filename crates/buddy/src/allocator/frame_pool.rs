@@ -30,6 +30,7 @@ use crate::bitmap::block_range;
 use crate::bitmap::home::Home;
 use crate::bitmap::placement::Mobility;
 use crate::frames::Frames;
+use crate::frames::area_tags::is_of_areas;
 use crate::frames::misuse::misuse;
 use crate::metadata::Carved;
 use crate::percpu::Caches;
@@ -166,9 +167,16 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
     /// Allocates a block of `order` that the CPU's slot has.
     #[inline(always)]
     pub(crate) fn allocate_hit(&self, order: Order) -> Option<FrameNumber> {
+        // Asked first, so that the compiler drops the questions that follow from it.
+        if is_of_areas(order) {
+            let area = self.caches.allocate(order)?;
+            // SAFETY: clause 1: slots hold only aligned blocks of the span.
+            unsafe { self.frames.tags().set_block_unchecked(area, order) };
+            return Some(area);
+        }
         let frame = self.caches.allocate(order)?;
-        // SAFETY: clause 1: slots hold only frames of the span.
-        unsafe { self.frames.tags().set_unchecked(frame, Tag::block(order)) };
+        // SAFETY: clause 1: as above.
+        unsafe { self.frames.tags().set_block_unchecked(frame, order) };
         Some(frame)
     }
 
@@ -184,7 +192,7 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
             },
         };
         let frame = found.or_else(|| self.last_resort(order)).ok_or(OutOfMemory)?;
-        self.frames.tags().set(frame, Tag::block(order));
+        self.frames.tags().set_block(frame, order);
         Ok(frame)
     }
 
@@ -214,7 +222,13 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
         if CHECKED {
             return false;
         }
-        let Some(tag) = self.frames.tags().place(frame) else { return false };
+        // Asked first, as in `allocate_hit`.
+        if is_of_areas(order) {
+            let Some(tag) = self.frames.tags().block_place(frame, order) else { return false };
+            return tag.get() == Tag::block(order)
+                && self.caches.free(&self.frames, frame, order, tag);
+        }
+        let Some(tag) = self.frames.tags().block_place(frame, order) else { return false };
         tag.get() == Tag::block(order) && self.caches.free(&self.frames, frame, order, tag)
     }
 
@@ -223,7 +237,7 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
     #[inline(never)]
     #[track_caller]
     pub(crate) fn free_miss(&self, frame: FrameNumber, order: Order) -> Result<(), Fault> {
-        if !self.frames.tags().take::<CHECKED>(frame, Tag::block(order)) {
+        if !self.frames.tags().take_block::<CHECKED>(frame, order) {
             return Err(misuse(&self.frames, frame, order));
         }
         if self.mode != Mode::Plain && self.caches.free_making_room(&self.frames, frame, order) {
@@ -314,7 +328,7 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
         if !has_end || !self.frames.take_at(frame, order) {
             return Err(OutOfMemory);
         }
-        self.frames.tags().set(frame, Tag::block(order));
+        self.frames.tags().set_block(frame, order);
         Ok(())
     }
 
@@ -359,7 +373,7 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
         }
         let found = self.frames.take_hinted(order, mobility, &mut Home::none());
         let frame = found.or_else(|| self.last_resort(order)).ok_or(OutOfMemory)?;
-        self.frames.tags().set(frame, Tag::block(order));
+        self.frames.tags().set_block(frame, order);
         Ok(frame)
     }
 

@@ -131,7 +131,7 @@ impl<C: Cpu, T: Trace, const CHECKED: bool> FramePool<'_, C, T, CHECKED> {
             return self.withhold_neighbours(frames, alignment);
         };
         // Without a tag, the guard can free the frames if the trace panics on the free of the tail.
-        self.frames.tags().set(first, Tag::NONE);
+        self.frames.tags().clear_block(first, order);
         let end = FrameNumber::new(first.get() + frames);
         if !self.frames.bitmap().split_areas(block_range(first, order)) {
             self.frames.free_range(block_range(first, order));
@@ -211,7 +211,7 @@ impl<C: Cpu, T: Trace, const CHECKED: bool> FramePool<'_, C, T, CHECKED> {
     /// Tags the frames of `range`, which are taken and belong to the caller, as blocks of `into`.
     fn tag_each(&self, range: FrameRange, into: Order) {
         for start in (range.start.get()..range.end.get()).step_by(into.pages()).rev() {
-            self.frames.tags().set(FrameNumber::new(start), Tag::block(into));
+            self.frames.tags().set_block(FrameNumber::new(start), into);
         }
     }
 
@@ -242,6 +242,7 @@ impl<C: Cpu, T: Trace, const CHECKED: bool> FramePool<'_, C, T, CHECKED> {
         if is_below_area && !self.frames.bitmap().split_areas(range) {
             return Err(SplitError::Busy);
         }
+        self.frames.tags().clear_block(frame, order);
         self.tag_each(range, into);
         // Last: if the trace panics, the block is split, and its pieces are the caller's.
         self.trace_pieces(range, into);
@@ -288,7 +289,7 @@ impl<C: Cpu, T: Trace, const CHECKED: bool> FramePool<'_, C, T, CHECKED> {
         let mut start = own.start.get();
         for number in own.start.get()..own.end.get() {
             let frame = FrameNumber::new(number);
-            if !self.frames.tags().take::<CHECKED>(frame, Tag::block(Order::ZERO)) {
+            if !self.frames.tags().take_block::<CHECKED>(frame, Order::ZERO) {
                 let fault = misuse(&self.frames, frame, Order::ZERO);
                 outcome = outcome.and(free(start, number)).and(Err(fault));
                 start = number + 1;

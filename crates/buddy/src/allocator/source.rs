@@ -53,7 +53,7 @@ unsafe impl<M: PhysMap, C: Cpu, T: Trace, const CHECKED: bool> PageSource
 unsafe impl<M, C, T, const CHECKED: bool> ForwardPageMap for Buddy<'_, M, C, T, CHECKED> {
     #[inline(always)]
     fn page_map(&self) -> &impl PageMap {
-        self.frames.pool.frames.tags().map()
+        self.frames.pool.frames.tags()
     }
 }
 
@@ -236,7 +236,7 @@ unsafe impl<M: PhysMap, C: Cpu, T: Trace, const CHECKED: bool> PageResize
         let frame = self.allocate_frames(order)?;
         let start = self.phys.pointer(frame);
         // Without a tag, the guard can free the frames if the trace panics on the free of the tail.
-        self.shared().tags().set(frame, Tag::NONE);
+        self.shared().tags().clear_block(frame, order);
         let guard = self.shared().guard(self.range(start, 0, pages));
         // The tail is freed, unless a stray bit keeps the area from being split. Then the run keeps
         // the tail.
@@ -256,7 +256,7 @@ unsafe impl<M: PhysMap, C: Cpu, T: Trace, const CHECKED: bool> PageResize
         let address = start.addr().get();
         let found = self.run_pages(address);
         if found != Some(pages)
-            || !self.shared().tags().take::<CHECKED>(self.phys.frame(address), Tag::RUN)
+            || !self.shared().tags().take_run::<CHECKED>(self.phys.frame(address))
         {
             let kind = match self.tag(address) {
                 Tag::NONE => FaultKind::DoubleFree,

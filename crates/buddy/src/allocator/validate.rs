@@ -120,6 +120,9 @@ impl<T, C: Cpu> Walk<'_, '_, T, C> {
     ) -> Result<(), Violation> {
         let number = frame.get();
         let broken = |invariant| Err(Violation::at(invariant, frame));
+        if let Some(invariant) = self.frames.tags().violated_invariant(frame) {
+            return broken(invariant);
+        }
         let tag = self.frames.tags().get(frame);
         let is_inside = number < self.part_end;
         if is_inside && !is_taken {

@@ -148,6 +148,14 @@ impl Machine {
     }
 
     fn set_tag(&self, frame: FrameNumber, tag: Tag) {
+        self.frames().tags().corrupt(frame, tag);
+    }
+
+    fn set_area_tag(&self, frame: FrameNumber, tag: Tag) {
+        self.frames().tags().corrupt_area(frame, tag);
+    }
+
+    fn set_map_tag(&self, frame: FrameNumber, tag: Tag) {
         self.frames().tags().set(frame, tag);
     }
 
@@ -189,6 +197,8 @@ const OVERLAP: &str = "I1: blocks do not overlap";
 const NOT_TAKEN: &str = "I1: an allocated frame is taken";
 const UNEXPLAINED: &str = "I1: a taken frame without a tag lies in a block or in a CPU slot";
 const IN_BLOCK: &str = "I1: a cached frame is in one slot, and in no block";
+const AREA_TAG: &str = "area tags I1: they are the tags of blocks of whole areas";
+const TWO_TAGS: &str = "area tags I2: a frame has one tag";
 const TAGGED_FREE: &str = "I5: free frames have no tag";
 const WHOLE: &str = "I2: a whole area belongs to one block";
 const OWNER: &str = "section I3: one CPU slot owns each area that is owned";
@@ -231,6 +241,16 @@ const BLOCKS: &[Corruption] = &[
     ("I2: a block of whole areas has them whole", |machine| {
         let range = range(machine.area.get(), machine.area.get() + AREA_FRAMES);
         assert!(machine.bitmap().split_areas(range));
+    }),
+    (AREA_TAG, |machine| machine.set_area_tag(machine.area, Tag::block(order(8)))),
+    (AREA_TAG, |machine| machine.set_area_tag(frame(UNUSED), Tag::RUN)),
+    (AREA_TAG, |machine| machine.set_map_tag(machine.area, Tag::block(order(9)))),
+    (AREA_TAG, |machine| machine.set_map_tag(after(machine.eight, 1), Tag::block(order(9)))),
+    (TWO_TAGS, |machine| machine.set_map_tag(machine.area, Tag::block(Order::ZERO))),
+    (TWO_TAGS, |machine| machine.set_area_tag(machine.large_slab, Tag::block(order(9)))),
+    (TAGGED_FREE, |machine| machine.set_area_tag(frame(UNUSED), Tag::block(order(9)))),
+    (OVERLAP, |machine| {
+        machine.set_area_tag(after(machine.areas, AREA_FRAMES), Tag::block(order(9)));
     }),
     ("page map: a tag has a meaning", |machine| {
         // SAFETY: `Tag` is a transparent byte, of which each value is valid.

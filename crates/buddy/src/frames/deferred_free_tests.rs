@@ -16,6 +16,7 @@ use crate::bitmap::bits::AREA_ORDER;
 use crate::bitmap::hints::{Bounds, HintMaps, Hints};
 use crate::bitmap::section::{Lines, Section};
 use crate::bitmap::section_table::{SectionCell, SectionTable};
+use crate::frames::area_tags::AreaTags;
 
 /// The number of the first area of the tests, so that an area's index is not its number.
 const FIRST: usize = 3;
@@ -261,7 +262,9 @@ fn with_bitmap(test: impl FnOnce(&DeferredFrees<'_>, &World<'_>)) {
     let root = NonNull::new(core::ptr::without_provenance_mut(PAGE_SIZE)).expect("not zero");
     // SAFETY: as in `with_tag`.
     let map = unsafe { PageMapArray::new_in(root, PAGES, NonNull::from(&mut tags.0).cast()) };
-    let tags = Tags::new(map, FrameNumber::new(FIRST * AREA_FRAMES), PAGE_SIZE);
+    let area_tags = [0; PAGES / AREA_FRAMES].map(AtomicU8::new);
+    let area_tags = AreaTags::new(FIRST, &area_tags);
+    let tags = Tags::new(map, area_tags, FrameNumber::new(FIRST * AREA_FRAMES), PAGE_SIZE);
     let bounds = Bounds::new();
     let lines: Box<Lines> = Box::new(Zeroable::zero());
     let entries = Box::new(Zeroable::zero());
@@ -286,7 +289,7 @@ fn frame(at: usize) -> FrameNumber {
 fn defer(deferred: &DeferredFrees<'_>, tags: &Tags<'_>, blocks: &[(usize, u8)]) {
     for (at, order) in blocks {
         let order = Order::new(*order).expect("a valid order");
-        let tag = tags.place(frame(*at)).expect("a frame of the map");
+        let tag = tags.block_place(frame(*at), order).expect("a frame of the map");
         // SAFETY: clause 1: a frame of the areas.
         _ = unsafe { deferred.defer(frame(*at), order, tag) };
     }

@@ -18,6 +18,7 @@ use crate::frames::tags::Tags;
 use crate::frames::unwind::{FreeAllOnUnwind, FreeOnUnwind, FreeRestOnUnwind, FreeWordOnUnwind};
 use crate::trace::Trace;
 
+pub(crate) mod area_tags;
 pub(crate) mod blocks;
 pub(crate) mod deferred_free;
 mod events;

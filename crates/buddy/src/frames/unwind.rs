@@ -10,7 +10,7 @@
 //! Almost nothing without a panic: the call forgets its guard, or drops a [`FreeRestOnUnwind`] that
 //! is empty.
 
-use page_frame::{FrameNumber, FrameRange, Order, Tag};
+use page_frame::{FrameNumber, FrameRange, Order};
 
 use crate::bitmap::{Bitmap, block_range};
 use crate::frames::tags::Tags;
@@ -114,7 +114,7 @@ impl<'a, 'm> FreeAllOnUnwind<'a, 'm> {
     /// Adds an allocated block, and sets its tag. The guard is not full.
     #[inline(always)]
     pub(crate) fn push(&mut self, block: FrameNumber) {
-        self.tags.set(block, Tag::block(self.order));
+        self.tags.set_block(block, self.order);
         self.blocks[self.allocated] = block;
         self.allocated += 1;
     }
@@ -132,7 +132,7 @@ impl Drop for FreeAllOnUnwind<'_, '_> {
     #[cold]
     fn drop(&mut self) {
         for block in &self.blocks[..self.allocated] {
-            self.tags.set(*block, Tag::NONE);
+            self.tags.clear_block(*block, self.order);
             _ = self.bitmap.free_range(block_range(*block, self.order));
         }
     }

@@ -12,6 +12,7 @@ use crate::bitmap::bits::{AREA_FRAMES, SECTION_FRAMES, WORD_BITS};
 use crate::bitmap::hints::Bounds;
 use crate::bitmap::section::Section;
 use crate::bitmap::section_table::{SectionCell, SectionTable, merged, section_number};
+use crate::frames::area_tags::AreaTags;
 use crate::frames::deferred_free::{DeferredFrees, Flags};
 use crate::frames::tags::Tags;
 use crate::metadata::section::fill;
@@ -80,6 +81,7 @@ pub(crate) struct Plan {
     areas: usize,
     counts_at: usize,
     flags_at: usize,
+    area_tags_at: usize,
     map_at: usize,
     total: usize,
 }
@@ -139,6 +141,7 @@ impl Plan {
         let hints_at = part(present, hint_bytes)?;
         let counts_at = part(areas, size_of::<AtomicU8>())?;
         let flags_at = part(areas.div_ceil(WORD_BITS), size_of::<Flags>())?;
+        let area_tags_at = part(areas, size_of::<AtomicU8>())?;
         let map_at = part(1, PageMapArray::metadata_bytes(span.frames()))?;
         Ok(Self {
             first_section,
@@ -157,6 +160,7 @@ impl Plan {
             areas,
             counts_at,
             flags_at,
+            area_tags_at,
             map_at,
             total,
         })
@@ -229,10 +233,13 @@ impl Plan {
         let area_counts = unsafe { slice_in(at(self.counts_at), self.areas) };
         // SAFETY: clause 1: zeroed room for a bit of each area, aligned to 64.
         let flags = unsafe { slice_in(at(self.flags_at), self.areas.div_ceil(WORD_BITS)) };
+        // SAFETY: clause 1: zeroed room for a tag of each area, aligned to 64.
+        let area_tags = unsafe { slice_in(at(self.area_tags_at), self.areas) };
         let first_area = self.span.start.get() / AREA_FRAMES;
+        let area_tags = AreaTags::new(first_area, area_tags);
         Carved {
             bitmap: Bitmap::new(SectionTable::new(table, ranges, self.span), bounds),
-            tags: Tags::new(map, self.span.start, map_start.addr().get()),
+            tags: Tags::new(map, area_tags, self.span.start, map_start.addr().get()),
             deferred: DeferredFrees::new(first_area, area_counts, flags),
             slots,
             counts,

@@ -186,7 +186,7 @@ impl<'m, C: Cpu> Caches<'m, C> {
         let keeps = || frames.bitmap().is_worth_keeping(frame, MOBILITY);
         let mut is_freed = slot.push_if(frame, order.index(), keeps);
         if !is_freed && is_deferrable(order) {
-            if let Some(tag) = frames.tags().place(frame) {
+            if let Some(tag) = frames.tags().block_place(frame, order) {
                 frames.defer(frame, order, tag);
                 is_freed = true;
             }

@@ -14,7 +14,7 @@
 
 use page_frame::{Cpu, FrameNumber, Order};
 
-use crate::bitmap::bits::{AREA_FRAMES, AREA_ORDER, WORD_ORDER, spread};
+use crate::bitmap::bits::{AREA_ORDER, WORD_ORDER, spread};
 use crate::bitmap::section::MAX_CLAIM_BATCH;
 use crate::frames::Frames;
 use crate::percpu::slot::{CpuSlot, FrameWord, MAX_CACHED_ORDER};
@@ -98,9 +98,6 @@ impl<C: Cpu> Caches<'_, C> {
             claimed.rest = others;
             let pushed = slot.push(area, MAX_CACHED_ORDER);
             debug_assert!(pushed, "an empty stack has room for a batch");
-            // The next refill probably claims the areas that follow, so their tags are fetched
-            // early.
-            frames.tags().prefetch(area, batch * AREA_FRAMES);
         }
         slot.pop(MAX_CACHED_ORDER)
     }

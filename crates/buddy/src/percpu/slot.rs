@@ -200,7 +200,10 @@ impl CpuSlot {
         if len == stack.capacity {
             return false;
         }
-        if start.get() & stack.area_mask != stack.refill_area && !is_worth_keeping() {
+        // Whole areas have no refill area.
+        let is_elsewhere =
+            order < MAX_CACHED_ORDER && start.get() & stack.area_mask != stack.refill_area;
+        if is_elsewhere && !is_worth_keeping() {
             return false;
         }
         stack.len = len + 1;

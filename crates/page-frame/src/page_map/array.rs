@@ -3,20 +3,24 @@
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 
-use crate::arch::hint::prefetch;
 use crate::atomic::{AtomicPtr, AtomicU8, Ordering};
-use crate::frame::FrameNumber;
 use crate::order::{Order, PAGE_SHIFT, PAGE_SIZE};
 use crate::page_map::deferred_heads::{self, DeferredHeads};
 use crate::page_map::map::{PageMap, TagRange};
 use crate::page_map::tag::Tag;
 use crate::sync::memory::slice_in;
 
-/// The place of the tag of one page in the map.
+/// The place of one tag.
 #[derive(Clone, Copy, Debug)]
 pub struct TagPlace<'p>(&'p AtomicU8);
 
-impl TagPlace<'_> {
+impl<'p> TagPlace<'p> {
+    /// Makes the place of a tag that lies outside a page map.
+    #[inline(always)]
+    pub fn new(place: &'p AtomicU8) -> Self {
+        Self(place)
+    }
+
     /// Returns the tag.
     #[inline(always)]
     pub fn get(self) -> Tag {
@@ -28,6 +32,14 @@ impl TagPlace<'_> {
     #[inline(always)]
     pub fn set(self, tag: Tag) {
         self.0.store(tag.get(), Ordering::Relaxed);
+    }
+
+    /// Atomically changes the tag from `from` to `to`. Returns whether it was `from`.
+    #[inline]
+    pub fn exchange(self, from: Tag, to: Tag) -> bool {
+        // Relaxed: see `map.rs`. Of several exchanges at the same time, one succeeds.
+        let (from, to) = (from.get(), to.get());
+        self.0.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     /// Tags the block of `order` that begins here as deferred: free, but not yet merged.
@@ -75,29 +87,34 @@ pub struct PageMapArray<'m> {
     owners: &'m [AtomicPtr<()>],
 }
 
-/// The tags by number of a frame: a store takes no subtraction.
+/// Tags of consecutive numbers, of frames or of areas: a store takes no subtraction.
 #[derive(Clone, Copy, Debug)]
-pub struct TagsByFrame<'m> {
-    /// The address of the tag of frame 0, whether or not there is one: that of the first tag minus
-    /// the number of its frame, wrapped around.
+pub struct TagsByNumber<'m> {
+    /// The address of the tag with number 0, whether or not there is one: that of the first tag
+    /// minus its number, wrapped around.
     origin: *const AtomicU8,
     tags: PhantomData<&'m [AtomicU8]>,
 }
 
 // SAFETY: as a shared reference to the tags, which are atomics.
-unsafe impl Send for TagsByFrame<'_> {}
+unsafe impl Send for TagsByNumber<'_> {}
 // SAFETY: as above.
-unsafe impl Sync for TagsByFrame<'_> {}
+unsafe impl Sync for TagsByNumber<'_> {}
 
-impl TagsByFrame<'_> {
-    /// Sets the tag of `frame`.
+impl<'m> TagsByNumber<'m> {
+    /// Makes the tags in `tags`, the first of which has number `first`.
+    pub fn new(tags: &'m [AtomicU8], first: usize) -> Self {
+        Self { origin: tags.as_ptr().wrapping_sub(first), tags: PhantomData }
+    }
+
+    /// Sets the tag with number `number`.
     ///
     /// # Safety
-    /// 1. The frame is one of the map that this was made of.
+    /// 1. There is a tag with that number.
     #[inline(always)]
-    pub unsafe fn set(self, frame: FrameNumber, tag: Tag) {
-        let entry = self.origin.wrapping_add(frame.get());
-        // SAFETY: clause 1: the tag of a frame of the map, which is borrowed during `'m`.
+    pub unsafe fn set(self, number: usize, tag: Tag) {
+        let entry = self.origin.wrapping_add(number);
+        // SAFETY: clause 1: one of the tags, which are borrowed during `'m`.
         let entry = unsafe { &*entry };
         // Relaxed: see `map.rs`.
         entry.store(tag.get(), Ordering::Relaxed);
@@ -173,8 +190,8 @@ impl<'m> PageMapArray<'m> {
     /// Returns the tags by number of a frame, where the first page of the range is frame
     /// `first_frame`.
     #[doc(hidden)]
-    pub fn tags_from(&self, first_frame: usize) -> TagsByFrame<'m> {
-        TagsByFrame { origin: self.tags.as_ptr().wrapping_sub(first_frame), tags: PhantomData }
+    pub fn tags_from(&self, first_frame: usize) -> TagsByNumber<'m> {
+        TagsByNumber::new(self.tags, first_frame)
     }
 
     /// Sets the tag of page `index` of the range, if there is such a page. O(1), no lock.
@@ -192,20 +209,7 @@ impl<'m> PageMapArray<'m> {
     #[doc(hidden)]
     #[inline]
     pub fn exchange_tag_at(&self, index: usize, from: Tag, to: Tag) -> bool {
-        // Relaxed: see `map.rs`. Of several exchanges at the same time, one succeeds.
-        let exchange = |entry: &AtomicU8| {
-            entry.compare_exchange(from.get(), to.get(), Ordering::Relaxed, Ordering::Relaxed)
-        };
-        self.tags.get(index).is_some_and(|entry| exchange(entry).is_ok())
-    }
-
-    /// Prefetches the tag of page `index`, without waiting for it.
-    #[doc(hidden)]
-    #[inline]
-    pub fn prefetch_tag_at(&self, index: usize) {
-        if let Some(entry) = self.tags.get(index) {
-            prefetch(entry);
-        }
+        self.place_at(index).is_some_and(|place| place.exchange(from, to))
     }
 
     /// Sets the tag of the page that `address` lies in, if it is in range. O(1), no lock.
