@@ -20,6 +20,10 @@ use crate::bitmap::block_range;
 use crate::frames::misuse::misuse;
 use crate::trace::Trace;
 
+/// Number of blocks whose tags are prefetched in a bulk free: about as many as there are loads on
+/// their way at a time.
+const PREFETCHED: usize = 16;
+
 /// The reason why a block was not split.
 ///
 /// ```
@@ -83,7 +87,10 @@ impl<C: Cpu, T: Trace, const CHECKED: bool> FramePool<'_, C, T, CHECKED> {
     #[track_caller]
     pub(crate) fn free_many(&self, order: Order, blocks: &[FrameNumber]) -> Result<(), Fault> {
         let mut outcome = Ok(());
-        for block in blocks {
+        let prefetch = |block: &FrameNumber| self.frames.tags().prefetch_block(*block, order);
+        blocks.iter().take(PREFETCHED).for_each(prefetch);
+        for (index, block) in blocks.iter().enumerate() {
+            blocks.get(index + PREFETCHED).into_iter().for_each(prefetch);
             let freed = self.free_frames(*block, order);
             outcome = outcome.and(freed);
         }

@@ -6,7 +6,7 @@
 //!           -   dense   placement   state
 //! ```
 
-use page_frame::sync::{SeqCstU8, Zeroable};
+use page_frame::sync::{SeqCstU8, Zeroable, prefetch};
 
 use crate::bitmap::bits::SECTION_AREAS;
 use crate::bitmap::placement::{Mobility, PLACEMENTS, Placement};
@@ -154,6 +154,12 @@ impl Entries {
     #[inline(always)]
     pub(super) fn advice(&self, area: usize) -> Entry {
         Entry(self.0[area].advice())
+    }
+
+    /// Prefetches the entry of `area`.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, area: usize) {
+        prefetch(&self.0[area]);
     }
 
     /// Sets the entry of `area` (SeqCst).

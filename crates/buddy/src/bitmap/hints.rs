@@ -12,7 +12,7 @@
 
 use core::ops::Range;
 
-use page_frame::sync::{AtomicUsize, Ordering, SeqCstUsize, Zeroable};
+use page_frame::sync::{AtomicUsize, Ordering, SeqCstUsize, Zeroable, prefetch};
 
 use crate::bitmap::bits::{AREA_FRAMES, SECTION_AREAS, WORD_BITS};
 use crate::bitmap::placement::{PLACEMENTS, Placement};
@@ -70,6 +70,12 @@ impl<'m> Hints<'m> {
         // precede this call.
         self.maps[area / WORD_BITS].0[map].set_bits(bit(area));
         self.bounds.lower(map, self.section);
+    }
+
+    /// Prefetches the hint for `area`.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, map: usize, area: usize) {
+        prefetch(&self.maps[area / WORD_BITS].0[map]);
     }
 
     /// Sets the hints for all areas.

@@ -107,6 +107,14 @@ impl<'m> Bitmap<'m> {
         })
     }
 
+    /// Prefetches what a free of the whole area at `start` changes.
+    #[inline(always)]
+    pub(crate) fn prefetch_area(&self, start: FrameNumber) {
+        if let Some((at, section)) = self.table.locate(start) {
+            section.prefetch_area(at.area);
+        }
+    }
+
     /// Frees the frames that are set in `frames` of the word at `word`; returns whether all of them
     /// were taken.
     #[inline(always)]

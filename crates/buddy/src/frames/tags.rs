@@ -130,6 +130,14 @@ impl Tags<'_> {
         }
     }
 
+    /// Prefetches the tag of a block of `order` at `frame`.
+    #[inline(always)]
+    pub(crate) fn prefetch_block(&self, frame: FrameNumber, order: Order) {
+        if let Some(place) = self.block_place(frame, order) {
+            place.prefetch();
+        }
+    }
+
     /// Sets the tag of the block of `order` at `frame`, which lies in the span.
     #[inline]
     pub(crate) fn set_block(&self, frame: FrameNumber, order: Order) {

@@ -11,6 +11,7 @@ use page_frame::{Cpu, CpuId, FrameNumber, Order};
 
 use crate::bitmap::placement::ORDER_GROUPS;
 use crate::frames::Frames;
+use crate::frames::area_tags::is_of_areas;
 use crate::percpu::Caches;
 use crate::percpu::slot::{CpuSlot, MAX_CACHED_ORDER};
 use crate::trace::Trace;
@@ -58,6 +59,13 @@ impl<C: Cpu> Caches<'_, C> {
         let half = slot.len(order.index()).div_ceil(2);
         let (blocks, count) = slot.take_oldest(order.index(), half);
         frames.return_blocks(order, &blocks[..count]);
+        if is_of_areas(order) {
+            // The next drain probably returns these. Each return ends in an atomic operation, which
+            // waits for the stores before it, so what they change is fetched early.
+            for area in slot.cached(order.index()) {
+                frames.bitmap().prefetch_area(FrameNumber::new(*area));
+            }
+        }
     }
 }
 

@@ -268,6 +268,13 @@ impl CpuSlot {
         self.stacks[order].len
     }
 
+    /// Returns the cached blocks of `order`, oldest first.
+    #[inline]
+    pub(super) fn cached(&self, order: usize) -> &[usize] {
+        let stack = &self.stacks[order];
+        &stack.blocks[..stack.len]
+    }
+
     /// Removes the `number` oldest blocks of `order`, or all; returns them, oldest first, and their
     /// number.
     #[inline]

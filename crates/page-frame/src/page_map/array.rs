@@ -3,6 +3,7 @@
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 
+use crate::arch::hint::prefetch;
 use crate::atomic::{AtomicPtr, AtomicU8, Ordering};
 use crate::order::{Order, PAGE_SHIFT, PAGE_SIZE};
 use crate::page_map::deferred_heads::{self, DeferredHeads};
@@ -32,6 +33,12 @@ impl<'p> TagPlace<'p> {
     #[inline(always)]
     pub fn set(self, tag: Tag) {
         self.0.store(tag.get(), Ordering::Relaxed);
+    }
+
+    /// Prefetches the tag, without waiting for it.
+    #[inline(always)]
+    pub fn prefetch(self) {
+        prefetch(self.0);
     }
 
     /// Atomically changes the tag from `from` to `to`. Returns whether it was `from`.
