@@ -1,6 +1,7 @@
 //! The small arena as a [`ByteSource`]: memory of any size.
 
 use core::alloc::Layout;
+use core::ops::Range;
 use core::ptr::NonNull;
 
 use crate::error::OutOfMemory;
@@ -19,16 +20,12 @@ const fn granules_for(bytes: usize) -> usize {
 }
 
 impl Arena<'_> {
-    /// Returns the first granule of the allocation of bytes at `address`, and the granule after its
-    /// last one.
+    /// Returns the granule that begins at `address`.
     ///
     /// # Errors
-    /// The fault that a free of `address` would be, if no allocation of bytes starts there.
-    fn allocation(
-        &self,
-        memory: &SmallMemory,
-        address: usize,
-    ) -> Result<(usize, usize), FaultKind> {
+    /// The fault that a free of `address` would be, if no allocation of bytes can start there.
+    #[inline(always)]
+    fn granule(&self, memory: &SmallMemory, address: usize) -> Result<usize, FaultKind> {
         let offset = address.wrapping_sub(self.first_granule.addr().get());
         let granule = offset / GRANULE;
         if granule >= memory.granules.count() {
@@ -42,10 +39,19 @@ impl Arena<'_> {
             _ => return Err(FaultKind::ForeignPointer),
         }
         if offset % GRANULE == 0 {
-            return memory.granules.end_of(granule).map(|end| (granule, end));
+            return Ok(granule);
         }
         let is_used = memory.granules.is_used(granule);
         Err(if is_used { FaultKind::InteriorPointer } else { FaultKind::ForeignPointer })
+    }
+
+    /// Returns the granules of the allocation of bytes at `address`.
+    ///
+    /// # Errors
+    /// The fault that a free of `address` would be, if no allocation of bytes starts there.
+    fn allocation(&self, memory: &SmallMemory, address: usize) -> Result<Range<usize>, FaultKind> {
+        let granule = self.granule(memory, address)?;
+        memory.granules.end_of(granule).map(|end| granule..end)
     }
 }
 
@@ -62,32 +68,30 @@ unsafe impl ByteSource for Arena<'_> {
         let offset = (self.first_granule.addr().get() / GRANULE) & (alignment - 1);
         let mut bits = self.bits.lock();
         let memory = bits.small_mut().ok_or(OutOfMemory)?;
-        let granule = memory.granules.find(count, alignment, offset).ok_or(OutOfMemory)?;
-        memory.granules.take(granule..granule + count);
-        // SAFETY: `find` returns granules of the memory.
+        let granule = memory.granules.allocate(count, alignment, offset).ok_or(OutOfMemory)?;
+        // SAFETY: `allocate` returns granules of the memory.
         Ok(unsafe { self.first_granule.add(granule * GRANULE) })
     }
 
     unsafe fn free_at(&self, start: NonNull<u8>) -> Result<(), FaultKind> {
         let mut bits = self.bits.lock();
         let memory = bits.small_mut().ok_or(FaultKind::ForeignPointer)?;
-        let (granule, end) = self.allocation(memory, start.addr().get())?;
-        memory.granules.free_range(granule..end);
-        Ok(())
+        let granule = self.granule(memory, start.addr().get())?;
+        memory.granules.free_at(granule)
     }
 
     fn bytes_at(&self, address: usize) -> Result<usize, FaultKind> {
         let bits = self.bits.lock();
         let memory = bits.small().ok_or(FaultKind::ForeignPointer)?;
-        self.allocation(memory, address).map(|(granule, end)| (end - granule) * GRANULE)
+        self.allocation(memory, address).map(|granules| granules.len() * GRANULE)
     }
 
     unsafe fn resize_at(&self, start: NonNull<u8>, bytes: usize) -> bool {
         let mut bits = self.bits.lock();
         let Some(memory) = bits.small_mut() else { return false };
-        let Ok((granule, end)) = self.allocation(memory, start.addr().get()) else { return false };
-        let new_end = granule.saturating_add(granules_for(bytes));
-        memory.granules.resize(granule..end, new_end)
+        let Ok(granules) = self.allocation(memory, start.addr().get()) else { return false };
+        let new_end = granules.start.saturating_add(granules_for(bytes));
+        memory.granules.resize(granules, new_end)
     }
 
     fn byte_pages(&self) -> usize {

@@ -64,108 +64,143 @@ impl BitArray {
     /// or the end of the range.
     #[inline(always)]
     fn first(&self, range: Range<usize>, flip: usize) -> usize {
-        debug_assert!(range.end <= self.length);
         if range.is_empty() {
             return range.end;
         }
-        let mut index = range.start / WORD_BITS;
-        let mut found = (self.word(index) ^ flip) & usize::MAX << (range.start % WORD_BITS);
+        self.check(&range);
+        let (mut index, last) = (range.start / WORD_BITS, (range.end - 1) / WORD_BITS);
+        // SAFETY: clause 1 of `read`: `check` has found that the range ends in the array.
+        let mut found =
+            (unsafe { self.read(index) } ^ flip) & usize::MAX << (range.start % WORD_BITS);
         while found == 0 {
-            index += 1;
-            if index * WORD_BITS >= range.end {
+            if index == last {
                 return range.end;
             }
-            found = self.word(index) ^ flip;
+            index += 1;
+            // SAFETY: clause 1 of `read`: as above.
+            found = unsafe { self.read(index) } ^ flip;
         }
         (index * WORD_BITS + found.trailing_zeros() as usize).min(range.end)
     }
 
-    /// Returns where the lowest `count` clear bits in a row begin that begin in `range` and end at
-    /// the length at most; `count` is 1 to [`WORD_BITS`].
-    pub(super) fn first_clear_run(&self, range: Range<usize>, count: usize) -> Option<usize> {
-        debug_assert!((1..=WORD_BITS).contains(&count) && range.end <= self.length);
+    /// Returns the last set bit of `range`, which ends at the length at most.
+    #[inline(always)]
+    pub(super) fn last_set(&self, range: Range<usize>) -> Option<usize> {
         if range.is_empty() {
             return None;
         }
-        let mut index = range.start / WORD_BITS;
-        let mut is_clear = self.clear_in(index) & usize::MAX << (range.start % WORD_BITS);
-        // The clear bits at the end of the word before.
-        let mut carried = 0;
-        loop {
-            let first = index * WORD_BITS;
-            if carried > 0 && carried + (!is_clear).trailing_zeros() as usize >= count {
-                return Some(first - carried).filter(|start| *start < range.end);
-            }
-            // A bit of `is_clear` remains in `runs` if it and the `width - 1` bits above it are 1.
-            let (mut runs, mut width) = (is_clear, 1);
-            while runs != 0 && width < count {
-                let step = width.min(count - width);
-                runs &= runs >> step;
-                width += step;
-            }
-            if runs != 0 {
-                let start = first + runs.trailing_zeros() as usize;
-                return Some(start).filter(|start| *start < range.end);
-            }
-            carried = (!is_clear).leading_zeros() as usize;
-            index += 1;
-            // A run beyond the range must have begun inside it.
-            let begins_inside = index * WORD_BITS - carried < range.end;
-            if !begins_inside || index * WORD_BITS >= self.length {
+        self.check(&range);
+        let (first, mut index) = (range.start / WORD_BITS, (range.end - 1) / WORD_BITS);
+        let mask = usize::MAX >> (WORD_BITS - 1 - (range.end - 1) % WORD_BITS);
+        // SAFETY: clause 1 of `read`: `check` has found that the range ends in the array.
+        let mut found = unsafe { self.read(index) } & mask;
+        while found == 0 {
+            if index == first {
                 return None;
             }
-            is_clear = self.clear_in(index);
+            index -= 1;
+            // SAFETY: clause 1 of `read`: as above.
+            found = unsafe { self.read(index) };
         }
+        Some(index * WORD_BITS + found.ilog2() as usize).filter(|last| *last >= range.start)
     }
 
-    /// Returns word `index` inverted: a bit is 1 if it is clear and below the length.
-    fn clear_in(&self, index: usize) -> usize {
-        let length = (self.length - index * WORD_BITS).min(WORD_BITS);
-        !self.word(index) & usize::MAX >> (WORD_BITS - length)
-    }
-
-    /// Returns the last set bit of `range`, which ends at the length at most.
-    pub(super) fn last_set(&self, range: Range<usize>) -> Option<usize> {
-        let set = |(word, mask): (usize, usize)| {
-            let set = self.word(word) & mask;
-            (set != 0).then(|| word * WORD_BITS + set.ilog2() as usize)
-        };
-        parts(range).rev().find_map(set)
-    }
-
-    /// Sets the bits of `range`.
+    /// Sets the bits of `range`, which ends at the length at most.
+    #[inline(always)]
     pub(super) fn set(&mut self, range: Range<usize>) {
-        for (word, mask) in parts(range) {
-            self.set_word(word, self.word(word) | mask);
-        }
+        self.change(range, |word, mask| word | mask);
     }
 
-    /// Clears the bits of `range`.
+    /// Clears the bits of `range`, which ends at the length at most.
+    #[inline(always)]
     pub(super) fn clear(&mut self, range: Range<usize>) {
-        for (word, mask) in parts(range) {
-            self.set_word(word, self.word(word) & !mask);
+        self.change(range, |word, mask| word & !mask);
+    }
+
+    /// Replaces the words of `range`: calls `change` with each of them, and with its bits in the
+    /// range.
+    #[inline(always)]
+    fn change(&mut self, range: Range<usize>, change: impl Fn(usize, usize) -> usize) {
+        if range.is_empty() {
+            return;
+        }
+        self.check(&range);
+        let (mut index, last) = (range.start / WORD_BITS, (range.end - 1) / WORD_BITS);
+        let mut mask = usize::MAX << (range.start % WORD_BITS);
+        let last_mask = usize::MAX >> (WORD_BITS - 1 - (range.end - 1) % WORD_BITS);
+        while index < last {
+            // SAFETY: clause 1 of `write`: `check` has found that the range ends in the array.
+            unsafe { self.write(index, |word| change(word, mask)) };
+            mask = usize::MAX;
+            index += 1;
+        }
+        // SAFETY: clause 1 of `write`: as above.
+        unsafe { self.write(last, |word| change(word, mask & last_mask)) };
+    }
+
+    /// Sets the bits between the length and the end of the last word. Only [`word`](Self::word)
+    /// shows them.
+    pub(super) fn set_padding(&mut self) {
+        if self.length % WORD_BITS != 0 {
+            let padding = usize::MAX << (self.length % WORD_BITS);
+            // SAFETY: clause 1 of `write`: the length ends inside this word.
+            unsafe { self.write(self.length / WORD_BITS, |word| word | padding) };
         }
     }
 
-    fn word(&self, index: usize) -> usize {
-        assert!(index * WORD_BITS < self.length, "a bit beyond the array");
-        // SAFETY: by the assertion it is one of the words at `words`.
+    /// Returns the number of words.
+    pub(super) const fn words(&self) -> usize {
+        self.length.div_ceil(WORD_BITS)
+    }
+
+    /// Returns word `index`: the bits from `index * WORD_BITS` on, the lowest one first.
+    #[inline(always)]
+    pub(super) fn word(&self, index: usize) -> usize {
+        assert!(index < self.words(), "a bit beyond the array");
+        // SAFETY: clause 1 of `read`: the assertion.
+        unsafe { self.read(index) }
+    }
+
+    /// Replaces word `index` by what `change` makes of it.
+    #[inline(always)]
+    pub(super) fn change_word(&mut self, index: usize, change: impl FnOnce(usize) -> usize) {
+        assert!(index < self.words(), "a bit beyond the array");
+        // SAFETY: clause 1 of `write`: the assertion.
+        unsafe { self.write(index, change) };
+    }
+
+    /// # Panics
+    /// When `range` does not end at the length or before.
+    #[inline(always)]
+    fn check(&self, range: &Range<usize>) {
+        assert!(range.end <= self.length, "a bit beyond the array");
+    }
+
+    /// # Safety
+    /// 1. `index` is below the number of words.
+    #[inline(always)]
+    unsafe fn read(&self, index: usize) -> usize {
+        // SAFETY: by clause 1 it is one of the words at `words`.
         let word = unsafe { self.words.add(index) };
         // SAFETY: in bounds and initialised (clause 1 of `new_in`), and the value owns the words.
         unsafe { word.read() }
     }
 
-    fn set_word(&mut self, index: usize, value: usize) {
-        assert!(index * WORD_BITS < self.length, "a bit beyond the array");
-        // SAFETY: as in `word`.
+    /// # Safety
+    /// 1. `index` is below the number of words.
+    #[inline(always)]
+    unsafe fn write(&mut self, index: usize, change: impl FnOnce(usize) -> usize) {
+        // SAFETY: clause 1 of `read`: clause 1.
+        let new = change(unsafe { self.read(index) });
+        // SAFETY: by clause 1 it is one of the words at `words`.
         let word = unsafe { self.words.add(index) };
         // SAFETY: in bounds, and `self` is exclusive.
-        unsafe { word.write(value) };
+        unsafe { word.write(new) };
     }
 }
 
 /// Splits `range` into words: the index of each, and its bits in the range.
-fn parts(range: Range<usize>) -> impl DoubleEndedIterator<Item = (usize, usize)> {
+fn parts(range: Range<usize>) -> impl Iterator<Item = (usize, usize)> {
     let words = range.start / WORD_BITS..range.end.div_ceil(WORD_BITS);
     words.map(move |word| {
         let first = range.start.saturating_sub(word * WORD_BITS);

@@ -6,37 +6,33 @@
 //! size of the allocation at an address. They also reveal a free of free memory, and a free of an
 //! address inside an allocation. Both bitmaps together take a 64th of the memory.
 //!
-//! An allocation takes the lowest free granules that are enough. For each **stretch** of 256
-//! granules there is a bound on the length of the free runs that begin in it. A search skips the
-//! stretches whose bound is too low.
+//! An allocation takes the lowest free granules that are enough. A run of free granules belongs to
+//! the word of the used bits in which it begins. [`LongestRuns`] has the longest run of each word,
+//! and finds the first word that has one long enough. A search does not read the words before it.
 //!
 //! # Invariants
 //! - I1: `free` is the number of granules that are not in use.
 //! - I2: a granule with the end bit is in use. A granule in use whose next granule is free, or that
 //!   is the last of all, has the end bit.
-//! - I3: no run of free granules that begins in a stretch is longer than the bound of the stretch,
-//!   unless the bound is [`UNKNOWN`].
-//! - I4: the bounds of all stretches below `lowest` are zero.
+//! - I3: the leaf of a word in `longest` is the length of the longest free run that begins in the
+//!   word, or [`MOST`] if that is less.
+//! - I4: the used bits after the last granule, up to the end of the word, are set.
 //!
 //! # Costs
-//! A search reads the bounds, O(granules / 256), and the bits of the stretches that may have room.
-//! A bound is raised when a run begins or grows, and lowered when a search finds nothing in the
-//! stretch. A free finds the start of the free run that it joins, O(length of that run / 64).
+//! An allocation of at most [`MOST`] granules without alignment searches one word. A free reads at
+//! most [`MOST`] granules on each side. Both change up to two leaves of the tree, each in
+//! O(log(granules)). A larger or an aligned allocation looks at each run that may be long enough,
+//! O(granules / 64) at worst.
 
 use core::ops::Range;
 use core::ptr::NonNull;
 
 use crate::fault::FaultKind;
 use crate::source::bit_array::{BitArray, WORD_BITS};
+use crate::source::longest_runs::{LongestRuns, MOST};
 
 /// The bytes of a granule: the unit of allocation, and its alignment.
 pub(super) const GRANULE: usize = 16;
-/// The number of granules of a stretch. Any number from 64 to 512 gives the same time within 10 %
-/// for a free and an allocation in a half-full heap of 64 KiB. A smaller number makes a search of
-/// 4 MiB read more bounds.
-const STRETCH: usize = 256;
-/// The bound of a stretch of which nothing is known: a search must look at its bits.
-const UNKNOWN: u16 = u16::MAX;
 
 /// The granules of a range.
 #[derive(Debug)]
@@ -45,24 +41,19 @@ pub(super) struct Granules {
     used: BitArray,
     /// The end bits.
     ends: BitArray,
-    /// A bound for each stretch, in granules (I3).
-    bounds: NonNull<u16>,
+    /// The longest free run that begins in each word of the used bits (I3).
+    longest: LongestRuns,
     /// The number of free granules (I1).
     free: usize,
-    /// The number of the stretch where a search begins (I4).
-    lowest: usize,
 }
 
-// SAFETY: by clause 1 of `new_in` only this value uses the bounds, so they move with it.
-unsafe impl Send for Granules {}
-
 impl Granules {
-    /// Returns the size in bytes of the bitmaps and the bounds for `count` granules.
+    /// Returns the size in bytes of the bitmaps and of the tree for `count` granules.
     pub(super) const fn bytes(count: usize) -> usize {
-        2 * BitArray::bytes(count) + count.div_ceil(STRETCH) * size_of::<u16>()
+        2 * BitArray::bytes(count) + LongestRuns::bytes(count.div_ceil(WORD_BITS))
     }
 
-    /// Makes `count` free granules.
+    /// Makes `count` free granules, at least one.
     ///
     /// # Safety
     /// 1. `memory` is aligned for a `usize`, valid for reads and writes of
@@ -73,14 +64,15 @@ impl Granules {
         let used = unsafe { BitArray::new_in(memory, count) };
         // SAFETY: clause 1: the memory has room for two bitmaps.
         let ends = unsafe { memory.byte_add(BitArray::bytes(count)) };
-        // SAFETY: clause 1: the memory has room for the bounds after both bitmaps.
-        let bounds = unsafe { memory.byte_add(2 * BitArray::bytes(count)) }.cast();
+        // SAFETY: clause 1: the memory has room for the tree after both bitmaps.
+        let nodes = unsafe { memory.byte_add(2 * BitArray::bytes(count)) };
         // SAFETY: clause 1: the second bitmap, whose offset is a multiple of a word.
         let ends = unsafe { BitArray::new_in(ends, count) };
-        let mut granules = Self { used, ends, bounds, free: count, lowest: 0 };
-        if count > 0 {
-            granules.set_bound(0, UNKNOWN);
-        }
+        // SAFETY: clause 1: the tree, whose offset is a multiple of a word.
+        let longest = unsafe { LongestRuns::new_in(nodes, count.div_ceil(WORD_BITS)) };
+        let mut granules = Self { used, ends, longest, free: count };
+        granules.used.set_padding();
+        granules.update(0);
         granules
     }
 
@@ -104,79 +96,169 @@ impl Granules {
         range.end <= self.count() && self.used.first_set(range.clone()) == range.end
     }
 
-    /// Finds the lowest `count` free granules whose first one, plus `offset`, is a multiple of
-    /// `alignment`, a power of two.
-    pub(super) fn find(&mut self, count: usize, alignment: usize, offset: usize) -> Option<usize> {
-        let stretches = self.count().div_ceil(STRETCH);
-        while self.lowest < stretches && self.bound(self.lowest) == 0 {
-            self.lowest += 1;
+    /// Takes the lowest `count` free granules in a row, at least one, whose first one, plus
+    /// `offset`, is a multiple of `alignment`, a power of two. Returns the first one.
+    #[inline(always)]
+    pub(super) fn allocate(
+        &mut self,
+        count: usize,
+        alignment: usize,
+        offset: usize,
+    ) -> Option<usize> {
+        if alignment > 1 || count > MOST {
+            let found = self.find(count, alignment, offset)?;
+            self.take(found..found + count);
+            return Some(found);
         }
-        let mut stretch = self.lowest;
-        while stretch < stretches {
-            let bound = self.bound(stretch);
-            if bound != UNKNOWN && usize::from(bound) < count {
-                stretch += 1;
-                continue;
+        let word = self.longest.first(count)?;
+        let free = self.begun_in(word);
+        // The run at the end of the word, which may go on in the next one.
+        let last = free.leading_ones() as usize;
+        let mut inner = free & !upper(WORD_BITS - last);
+        let (mut found, mut longest, mut rest) = (WORD_BITS, 0, 0);
+        // One pass finds the first run that is long enough, and the longest one that remains.
+        while inner != 0 {
+            let bit = inner.trailing_zeros() as usize;
+            let length = (!(inner >> bit)).trailing_zeros() as usize;
+            let taken = if length >= count && found == WORD_BITS { count } else { 0 };
+            found = if taken > 0 { bit } else { found };
+            longest = longest.max(length - taken);
+            inner = without_lowest_run(inner);
+        }
+        if found == WORD_BITS {
+            // By I3 the last run is long enough.
+            found = WORD_BITS - last;
+            rest = self.run_length(word * WORD_BITS + found + count);
+            if count < last {
+                longest = longest.max(rest);
             }
-            match self.find_in(stretch, count, alignment, offset) {
-                Ok(granule) => return Some(granule),
-                Err(Missed { longest, next }) => {
-                    self.set_bound(stretch, longest.try_into().unwrap_or(UNKNOWN));
-                    // Every free run begins in this stretch, or at `next` or later.
-                    stretch = (next / STRETCH).max(stretch + 1);
+        } else if last > 0 {
+            longest = longest.max(last + self.run_length((word + 1) * WORD_BITS));
+        }
+        let start = word * WORD_BITS + found;
+        let end = start + count;
+        self.free -= count;
+        if found + count <= WORD_BITS {
+            let taken = usize::MAX >> (WORD_BITS - count) << found;
+            self.used.change_word(word, |used| used | taken);
+        } else {
+            self.used.set(start..end);
+        }
+        self.ends.change_word((end - 1) / WORD_BITS, |ends| ends | 1 << ((end - 1) % WORD_BITS));
+        self.longest.set(word, longest);
+        if found + count >= WORD_BITS && rest > 0 {
+            self.longest.raise(end / WORD_BITS, rest);
+        }
+        Some(start)
+    }
+
+    /// Finds the granules that [`allocate`](Self::allocate) takes. Looks at each run that may be
+    /// long enough.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn find(&self, count: usize, alignment: usize, offset: usize) -> Option<usize> {
+        let (least, end) = (count.min(MOST), self.count());
+        let mut next = self.longest.first(least);
+        while let Some(word) = next {
+            let mut free = self.begun_in(word);
+            while free != 0 {
+                let start = word * WORD_BITS + free.trailing_zeros() as usize;
+                // No overflow: both are below the number of granules of an address space.
+                let aligned = (start + offset).next_multiple_of(alignment) - offset;
+                let needed = aligned.saturating_add(count);
+                if self.used.first_set(start..needed.min(end)) == needed {
+                    return Some(aligned);
                 }
+                free = without_lowest_run(free);
             }
+            next = self.longest.first_from(word + 1, least);
         }
         None
     }
 
-    /// Searches the free runs that begin in `stretch` for granules as [`find`](Self::find)
-    /// describes.
-    fn find_in(
-        &self,
-        stretch: usize,
-        count: usize,
-        alignment: usize,
-        offset: usize,
-    ) -> Result<usize, Missed> {
-        let (first, end) = (stretch * STRETCH, self.count());
-        let stretch_end = (first + STRETCH).min(end);
-        let mut longest = 0;
-        let mut start = self.used.first_clear(first..end);
-        if start == first && first > 0 && !self.used.is_set(first - 1) {
-            // The free run at `first` began in an earlier stretch: skip it.
-            start = self.used.first_clear(self.used.first_set(start..end)..end);
-        }
-        if alignment == 1 && count <= WORD_BITS {
-            let found = self.used.first_clear_run(start.min(stretch_end)..stretch_end, count);
-            return found.ok_or(Missed { longest: count - 1, next: stretch_end });
-        }
-        while start < stretch_end {
-            // No overflow: both are below the number of granules of an address space.
-            let aligned = (start + offset).next_multiple_of(alignment) - offset;
-            let needed = aligned.saturating_add(count);
-            let run_end = self.used.first_set(start..needed.min(end));
-            if run_end == needed {
-                return Ok(aligned);
-            }
-            longest = longest.max(run_end - start);
-            start = self.used.first_clear(run_end..end);
-        }
-        Err(Missed { longest, next: start })
-    }
-
     /// Takes the free granules of `range`, which is not empty, as one allocation.
     pub(super) fn take(&mut self, range: Range<usize>) {
+        self.take_from(self.run_start(range.start), range);
+    }
+
+    /// Takes the free granules of `range`, which is not empty. Their free run begins at
+    /// `run_start`, or at least [`MOST`] granules before the range.
+    #[inline(always)]
+    fn take_from(&mut self, run_start: usize, range: Range<usize>) {
+        let end = range.end;
+        let rest = self.run_length(end);
         self.free -= range.len();
-        self.used.set(range.clone());
-        self.ends.set(range.end - 1..range.end);
-        self.begin_run(range.end);
+        self.used.set(range);
+        self.ends.set(end - 1..end);
+        let (word, rest_word) = (run_start / WORD_BITS, end / WORD_BITS);
+        if end - run_start + rest >= self.longest.leaf(word) {
+            self.update(word);
+        }
+        if rest > 0 && rest_word != word {
+            self.longest.raise(rest_word, rest);
+        }
     }
 
     /// Frees the allocation of the granules of `range`.
     pub(super) fn free_range(&mut self, range: Range<usize>) {
         self.ends.clear(range.end - 1..range.end);
         self.release(range);
+    }
+
+    /// Frees the allocation that begins at `granule`.
+    ///
+    /// # Errors
+    /// The kind of fault, if `granule` is not the start of an allocation. Nothing changes then.
+    #[inline(always)]
+    pub(super) fn free_at(&mut self, granule: usize) -> Result<(), FaultKind> {
+        let (word, bit) = (granule / WORD_BITS, granule % WORD_BITS);
+        let (used, ends) = (self.used.word(word), self.ends.word(word));
+        let ends_on = ends >> bit;
+        // The granule is in use, and the one before is free or the last of its allocation.
+        let begins = bit > 0 && used >> bit & 1 == 1 && (used & !ends) >> (bit - 1) & 1 == 0;
+        if !begins || ends_on == 0 {
+            let end = self.end_of(granule)?;
+            self.free_range(granule..end);
+            return Ok(());
+        }
+        let count = ends_on.trailing_zeros() as usize + 1;
+        self.free_in_word(word, bit, count);
+        Ok(())
+    }
+
+    /// Frees the allocation of `count` granules from `bit` of `word` on, which lies in that word.
+    #[inline(always)]
+    fn free_in_word(&mut self, word: usize, bit: usize, count: usize) {
+        let freed = usize::MAX >> (WORD_BITS - count) << bit;
+        let used = self.used.word(word) & !freed;
+        self.free += count;
+        self.used.change_word(word, |_| used);
+        self.ends.change_word(word, |ends| ends & !(1 << (bit + count - 1)));
+        let (first, next) = (word * WORD_BITS, (word + 1) * WORD_BITS);
+        let (below, above) = (used & !(usize::MAX << bit), used >> bit);
+        let start = match below {
+            0 => self.run_start(first),
+            _ => first + WORD_BITS - below.leading_zeros() as usize,
+        };
+        // The end of the run, and how much of it lies in the next words.
+        let (end, beyond) = match above {
+            0 => {
+                let beyond = self.run_length(next);
+                (next + beyond, beyond)
+            }
+            _ => (first + bit + above.trailing_zeros() as usize, 0),
+        };
+        // The leaf of a run that began earlier than `start` is `MOST` already.
+        if first + bit - start < MOST {
+            self.longest.raise(start / WORD_BITS, end - start);
+        }
+        // A run that began directly after the allocation does not begin there any more.
+        if start < first && end > first + bit + count {
+            self.update(word);
+        }
+        if bit + count == WORD_BITS && beyond > 0 {
+            self.update(word + 1);
+        }
     }
 
     /// Changes the end of the allocation of the granules of `range` to `new_end`. Returns whether
@@ -211,13 +293,13 @@ impl Granules {
         Ok(self.ends.first_set(granule..self.count()) + 1)
     }
 
-    /// Returns the first of I1 to I4 that does not hold. O(granules).
+    /// Returns the first invariant that does not hold. O(granules).
     pub(super) fn broken_invariant(&self) -> Option<&'static str> {
         if self.used.count_clear() != self.free {
             return Some("granules I1: free granules are counted");
         }
         let (mut granule, count) = (0, self.count());
-        let mut first_with_run = usize::MAX;
+        let (mut word, mut longest) = (0, 0);
         while granule < count {
             let start = self.used.first_clear(granule..count);
             let has_end = start == granule || self.ends.is_set(start - 1);
@@ -225,70 +307,115 @@ impl Granules {
             if !has_end || self.ends.first_set(start..end) < end {
                 return Some("granules I2: allocations end where the end bit is set");
             }
-            if start < count {
-                let bound = self.bound(start / STRETCH);
-                if bound != UNKNOWN && usize::from(bound) < end - start {
-                    return Some("granules I3: no free run is longer than its stretch's bound");
-                }
-                first_with_run = first_with_run.min(start / STRETCH);
+            let next_word = if start < count { start / WORD_BITS } else { word };
+            if !self.leaves_are_right(word..next_word, longest) {
+                return Some("granules I3: the tree has each word's longest free run");
             }
+            if word < next_word {
+                (word, longest) = (next_word, 0);
+            }
+            longest = longest.max((end - start).min(MOST));
             granule = end;
         }
-        if first_with_run < self.lowest {
-            return Some("granules I4: no run is free below the lowest stretch");
+        if !self.leaves_are_right(word..self.used.words(), longest) || !self.longest.is_right() {
+            return Some("granules I3: the tree has each word's longest free run");
+        }
+        let padding = count.next_multiple_of(WORD_BITS) - count;
+        if (!self.used.word(self.used.words() - 1)).leading_zeros() < padding as u32 {
+            return Some("granules I4: no run goes beyond the last granule");
         }
         None
     }
 
+    /// Returns whether the leaf of the first word of `words` is `longest`, and those of the other
+    /// words are zero.
+    fn leaves_are_right(&self, words: Range<usize>, longest: usize) -> bool {
+        let first = words.start;
+        words.into_iter().all(|word| {
+            let length = if word == first { longest } else { 0 };
+            self.longest.leaf(word) == length
+        })
+    }
+
     /// Makes the granules of `range`, which have no end bit any more, free.
+    #[inline(always)]
     fn release(&mut self, range: Range<usize>) {
+        let (start, end) = (self.run_start(range.start), range.end);
+        let rest = self.run_length(end);
+        // The leaf of a run that began earlier than `start` is `MOST` already.
+        let begins = range.start - start < MOST;
         self.free += range.len();
-        self.used.clear(range.clone());
-        let before = self.used.last_set(0..range.start);
-        self.begin_run(before.map_or(0, |last| last + 1));
-    }
-
-    /// If a free run begins at `granule`, raises the bound of the granule's stretch to the length
-    /// of the run.
-    fn begin_run(&mut self, granule: usize) {
-        // The bound of a long run is `UNKNOWN`: its exact length is not worth the time.
-        let limit = (granule + STRETCH).min(self.count());
-        let length = self.used.first_set(granule..limit) - granule;
-        let stretch = granule / STRETCH;
-        if length == STRETCH {
-            self.set_bound(stretch, UNKNOWN);
-        } else if length > 0 && usize::from(self.bound(stretch)) < length {
-            self.set_bound(stretch, length as u16);
+        self.used.clear(range);
+        let (word, rest_word) = (start / WORD_BITS, end / WORD_BITS);
+        if begins {
+            self.longest.raise(word, end - start + rest);
+        }
+        if rest > 0 && rest_word != word && rest >= self.longest.leaf(rest_word) {
+            self.update(rest_word);
         }
     }
 
-    fn bound(&self, stretch: usize) -> u16 {
-        debug_assert!(stretch * STRETCH < self.count());
-        // SAFETY: clause 1 of `new_in`: there is a bound for each stretch.
-        let bound = unsafe { self.bounds.add(stretch) };
-        // SAFETY: in bounds and initialised, and the value owns the bounds.
-        unsafe { bound.read() }
+    /// Returns the number of free granules from `granule` on, or [`MOST`] if it is greater.
+    #[inline(always)]
+    fn run_length(&self, granule: usize) -> usize {
+        self.used.first_set(granule..(granule + MOST).min(self.count())) - granule
     }
 
-    fn set_bound(&mut self, stretch: usize, value: u16) {
-        debug_assert!(stretch * STRETCH < self.count());
-        if value > 0 {
-            self.lowest = self.lowest.min(stretch);
+    /// Returns the start of the free granules directly before `granule`, or `granule` if there are
+    /// none. Looks at the last [`MOST`] granules only.
+    #[inline(always)]
+    fn run_start(&self, granule: usize) -> usize {
+        let last_used = self.used.last_set(granule.saturating_sub(MOST)..granule);
+        last_used.map_or(granule.saturating_sub(MOST), |last| last + 1)
+    }
+
+    /// Sets the length of the longest run that begins in `word`.
+    #[inline(always)]
+    fn update(&mut self, word: usize) {
+        let longest = self.longest_from(word);
+        self.longest.set(word, longest);
+    }
+
+    /// Returns the length of the longest free run that begins in `word`, or at least [`MOST`] if it
+    /// is longer.
+    #[inline(always)]
+    fn longest_from(&self, word: usize) -> usize {
+        let (mut free, mut longest) = (self.begun_in(word), 0);
+        while free != 0 {
+            let start = free.trailing_zeros() as usize;
+            let mut length = (!(free >> start)).trailing_zeros() as usize;
+            if start + length == WORD_BITS {
+                // The last run may go on in the following words.
+                length += self.run_length((word + 1) * WORD_BITS);
+            }
+            longest = longest.max(length);
+            free = without_lowest_run(free);
         }
-        // SAFETY: as in `bound`.
-        let bound = unsafe { self.bounds.add(stretch) };
-        // SAFETY: in bounds, and `self` is exclusive.
-        unsafe { bound.write(value) };
+        longest
+    }
+
+    /// Returns the free granules of `word` as ones, without those of a run that began in the word
+    /// before.
+    #[inline(always)]
+    fn begun_in(&self, word: usize) -> usize {
+        let free = !self.used.word(word);
+        let goes_on = word > 0 && !self.used.word(word - 1) >> (WORD_BITS - 1) == 1;
+        // The sum has zeros for the lowest ones in a row.
+        free & free.wrapping_add(goes_on.into())
     }
 }
 
-/// The result of a search that found nothing in a stretch.
-struct Missed {
-    /// No free run that begins in the stretch is longer than this number of granules.
-    longest: usize,
-    /// A granule at or after the end of the stretch. No free run begins between that end and this
-    /// granule.
-    next: usize,
+/// Returns the bits from `bit` on, which is at most [`WORD_BITS`].
+#[inline(always)]
+const fn upper(bit: usize) -> usize {
+    if bit < WORD_BITS { usize::MAX << bit } else { 0 }
+}
+
+/// Clears the lowest ones in a row. Some bit of `ones` is set.
+#[inline(always)]
+const fn without_lowest_run(ones: usize) -> usize {
+    // The sum has zeros in their place, and a one above them.
+    ones & ones.wrapping_add(1 << ones.trailing_zeros())
 }
 
 #[cfg(test)]

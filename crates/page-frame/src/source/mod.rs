@@ -9,6 +9,7 @@ pub(crate) mod byte_source;
 pub(crate) mod counted;
 mod granules;
 pub(crate) mod limited;
+mod longest_runs;
 mod page_bits;
 pub(crate) mod page_source;
 pub(crate) mod reclaiming;

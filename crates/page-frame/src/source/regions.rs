@@ -209,7 +209,11 @@ impl<C: Cpu> Regions<C> {
 unsafe impl<C: Cpu> ByteSource for Regions<C> {
     /// Returns whether all regions are small arenas, together not larger than one.
     fn is_small(&self) -> bool {
-        self.bytes() <= Arena::SMALL_BYTES && self.arenas.iter().all(|arena| arena.serves_bytes)
+        let mut rest = Some(Arena::SMALL_BYTES);
+        self.arenas.iter().all(|arena| {
+            rest = rest.and_then(|rest| rest.checked_sub(arena.bytes()));
+            rest.is_some() && arena.serves_bytes
+        })
     }
 
     fn allocate_bytes(&self, layout: Layout) -> Result<NonNull<u8>, OutOfMemory> {
