@@ -397,20 +397,34 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
             // clause 2 the caller owns and gives up. Clause 3: caches of classes have no hooks.
             (_, Some(cache)) => unsafe { cache.free(start) },
             // SAFETY: clause 1 of `free_mixed`: clause 2.
-            (Some(_), None) => unsafe { self.free_mixed(start) },
+            (Some(class), None) => unsafe { self.free_mixed(class, start) },
             // SAFETY: clauses 1 and 2 of `free_without_class`: clauses 1 and 2.
             (None, None) => unsafe { self.caches.free_without_class(&self.large, start) },
         }
     }
 
-    /// Frees memory of a class that is not pure: the page map shows whether it is an object.
+    /// Frees memory of `class`, which is not pure. Without a cache of the class, it is bytes.
+    ///
+    /// # Safety
+    /// 1. The caller owns the allocation at `start`, and no code uses it from now on.
+    #[inline(always)]
+    #[track_caller]
+    unsafe fn free_mixed(&self, class: ClassIndex, start: NonNull<u8>) {
+        // SAFETY: clause 1 of `free_bytes`: clause 1.
+        if self.caches.get(class).is_some() || !unsafe { self.caches.free_bytes(start) } {
+            // SAFETY: clause 1 of `free_by_map`: clause 1, as nothing has changed.
+            unsafe { self.free_by_map(start) };
+        }
+    }
+
+    /// Frees memory of a class: the page map shows whether it is an object.
     ///
     /// # Safety
     /// 1. The caller owns the allocation at `start`, and no code uses it from now on.
     #[cold]
     #[inline(never)]
     #[track_caller]
-    unsafe fn free_mixed(&self, start: NonNull<u8>) {
+    unsafe fn free_by_map(&self, start: NonNull<u8>) {
         match self.class_at(start).and_then(|class| self.caches.get(class)) {
             // SAFETY: clauses 1 and 2 of `free`: by I1 an object of this cache, which by clause 1
             // the caller owns and gives up. Clause 3: caches of classes have no hooks.

@@ -40,6 +40,7 @@ pub(crate) const fn is_checked<K: Hardening>() -> bool {
     K::MARKS || K::POISON || K::SHUFFLE || around
 }
 
+#[inline(always)]
 fn allocate_from(
     bytes: &dyn ByteSource,
     layout: Layout,
@@ -63,20 +64,32 @@ impl<S: System<Pages: PageResize>, K: Hardening> ClassCaches<S, K> {
     /// In a small memory the byte source serves the request. In a larger one the class's cache
     /// does, which the first request builds; if the source has no page for the cache, the byte
     /// source serves the request.
-    #[cold]
-    #[inline(never)]
+    #[inline(always)]
     pub(crate) fn allocate_mixed(
         &self,
         class: ClassIndex,
         layout: Layout,
         reclaim: Reclaim,
     ) -> Result<NonNull<u8>, OutOfMemory> {
-        let bytes = self.byte_source();
-        if let Some(bytes) = bytes.filter(|bytes| bytes.is_small()) {
-            if self.mix(class) {
-                return allocate_from(bytes, layout, reclaim);
+        match self.byte_source() {
+            Some(bytes) if bytes.is_small() && self.mix(class) => {
+                allocate_from(bytes, layout, reclaim)
             }
+            bytes => self.allocate_mixed_object(bytes, class, layout, reclaim),
         }
+    }
+
+    /// Allocates for `layout`, of `class`, from the class's cache, or from `bytes` if the source
+    /// has no page for the cache.
+    #[cold]
+    #[inline(never)]
+    fn allocate_mixed_object(
+        &self,
+        bytes: Option<&dyn ByteSource>,
+        class: ClassIndex,
+        layout: Layout,
+        reclaim: Reclaim,
+    ) -> Result<NonNull<u8>, OutOfMemory> {
         let mut object = self.allocate_or_build(class, reclaim);
         // Without a cache the failure may be that of `build`, which needs pages for the cache
         // itself: unused slabs of other caches may have some.
@@ -149,6 +162,17 @@ impl<S: System<Pages: PageResize>, K: Hardening> ClassCaches<S, K> {
         self.byte_source().ok_or(OutOfMemory)?.try_allocate_bytes(layout)
     }
 
+    /// Frees the bytes at `start`, if bytes are allocated there. Returns whether they are.
+    ///
+    /// # Safety
+    /// 1. If bytes are allocated at `start`, the caller owns them, and no code uses them from now
+    ///    on.
+    #[inline(always)]
+    pub(crate) unsafe fn free_bytes(&self, start: NonNull<u8>) -> bool {
+        // SAFETY: clauses 1 and 2 of `free_at`: clause 1.
+        self.byte_source().is_some_and(|bytes| unsafe { bytes.free_at(start) }.is_ok())
+    }
+
     /// Frees a run of pages, or bytes. Reports a fault if neither starts at `start`.
     ///
     /// # Safety
@@ -160,9 +184,8 @@ impl<S: System<Pages: PageResize>, K: Hardening> ClassCaches<S, K> {
         if unsafe { large.free(self.registry.source(), start) } {
             return;
         }
-        // SAFETY: clauses 1 and 2 of `free_at`: clause 2.
-        let freed = self.byte_source().map(|bytes| unsafe { bytes.free_at(start) });
-        if freed != Some(Ok(())) {
+        // SAFETY: clause 1 of `free_bytes`: clause 2.
+        if !unsafe { self.free_bytes(start) } {
             self.report_foreign(start);
         }
     }

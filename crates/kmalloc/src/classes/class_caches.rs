@@ -200,7 +200,11 @@ impl<S: System, K: Hardening> ClassCaches<S, K> {
     /// memory for the class from elsewhere than its cache only if it is.
     pub(crate) fn mix(&self, class: ClassIndex) -> bool {
         let state = &self.states[class.index()];
-        // Relaxed: the state alone decides, and publishes nothing.
+        // Relaxed: the state alone decides, and publishes nothing. It is mixed for ever.
+        if state.load(Ordering::Relaxed) == MIXED {
+            return true;
+        }
+        // Relaxed: as above.
         match state.compare_exchange(FRESH, MIXED, Ordering::Relaxed, Ordering::Relaxed) {
             Ok(_) => true,
             Err(state) => state == MIXED,

@@ -77,8 +77,9 @@ pub type HeapSystem<C> = (Regions<C>, C);
 ///
 /// # Costs
 /// A hit in a CPU's slot costs what it costs in [`Kmalloc`]. A miss takes pages from a region,
-/// under the region's lock, in O(pages / 64). In a small heap every request takes that lock and
-/// searches the bits of the region. For many CPUs and much memory use [`Global`](crate::Global)
+/// under the region's lock, in O(pages / 64). In a small heap every request takes that lock. It
+/// searches a tree in O(log(bytes)) for up to 2 KiB, and the bits of the region for more, or for
+/// an alignment above 16 bytes. For many CPUs and much memory use [`Global`](crate::Global)
 /// over a buddy instead, which has no lock.
 ///
 /// # Before the first region
