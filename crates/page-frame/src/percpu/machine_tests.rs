@@ -5,6 +5,8 @@ extern crate std;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::*;
+use crate::percpu::slot::slot_stride;
+use crate::percpu::slot_stride::WithSlotStride;
 
 /// A machine that records each call, and whose answers are not the defaults.
 #[derive(Default)]
@@ -164,6 +166,25 @@ fn the_provided_known_slot_is_that_of_the_known_id() {
     }
     cpus.switch_to(None);
     assert_eq!(known(64), None, "a caller without an id has no slot");
+}
+
+/// Mutations that it catches: any change of a condition in `slot_stride`. Most users evaluate it in
+/// their compiler.
+#[test]
+fn slots_are_strided_where_the_machine_and_the_owner_want_it_and_fit_the_stride() {
+    type Strided<const BYTES: usize> = WithSlotStride<SingleCpu, BYTES>;
+    #[repr(align(128))]
+    struct Aligned(#[allow(dead_code)] [u8; 128]);
+    assert_eq!(slot_stride::<u8, SingleCpu, false>(), 64);
+    assert_eq!(slot_stride::<u8, SingleCpu, true>(), 64, "the machine has no stride");
+    assert_eq!(slot_stride::<u8, Strided<192>, false>(), 64, "the owner has an array of its own");
+    assert_eq!(slot_stride::<u8, Strided<192>, true>(), 192);
+    assert_eq!(slot_stride::<[u8; 125], Strided<128>, true>(), 128, "two lines fit exactly");
+    assert_eq!(slot_stride::<Aligned, Strided<256>, true>(), 256);
+    assert_eq!(slot_stride::<Aligned, Strided<512>, true>(), 512);
+    let panics = |stride: fn() -> usize| std::panic::catch_unwind(stride).is_err();
+    assert!(panics(slot_stride::<[u8; 126], Strided<128>, true>), "three lines in two");
+    assert!(panics(slot_stride::<Aligned, Strided<320>, true>), "every other slot is misaligned");
 }
 
 #[test]
