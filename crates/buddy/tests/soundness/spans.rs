@@ -66,8 +66,8 @@ fn each_section_with_frames_counts_once() {
 #[test]
 fn ranges_of_absurd_spans_are_refused_at_once() {
     with_frames(&[range(1000, 3000), range(5000, 6000)], |frames| {
-        let absurd = [range(0, 1 << 61), range(0, usize::MAX), range(2000, usize::MAX)];
-        let above = [range(1 << 61, usize::MAX), range(usize::MAX - 1, usize::MAX)];
+        let absurd = [range(0, usize::MAX / 8 + 1), range(0, usize::MAX), range(2000, usize::MAX)];
+        let above = [range(usize::MAX / 8 + 1, usize::MAX), range(usize::MAX - 1, usize::MAX)];
         let held = [1000, 2999, 5500].map(|start| range(start, start + 1));
         for range in absurd.into_iter().chain(above) {
             assert_eq!(frames.withhold(range), Err(OutOfMemory));
@@ -101,7 +101,7 @@ fn ranges_of_absurd_spans_are_refused_at_once() {
             (FaultKind::ForeignPointer, Some(range(6000, 0).start))
         );
         assert_eq!(frames.free_frames_count(), 3000);
-        for wanted in [1 << 61, usize::MAX] {
+        for wanted in [usize::MAX / 8 + 1, usize::MAX] {
             assert_eq!(frames.allocate_each(wanted, Order::MAX), Err(OutOfMemory));
         }
         frames.validate().expect("consistent");
