@@ -8,8 +8,8 @@ use rustix::mm::{Advice, madvise};
 use crate::pages::allocator::SharedPages;
 use crate::pages::workload::AREA_FRAMES;
 
-/// Slots for the threads that use an allocator at once, and for the thread that built it. Homes of
-/// CPUs follow the number of slots, so more of them would scatter blocks over a small memory.
+/// Slots for the threads that use an allocator at once, and for the thread that built it. With too
+/// few areas for each slot, slots own no areas: whole areas then stay fewer under churn.
 #[derive(Clone, Copy)]
 struct FewThreads;
 
