@@ -174,7 +174,8 @@ fn the_provided_known_slot_is_that_of_the_known_id() {
 fn slots_are_strided_where_the_machine_and_the_owner_want_it_and_fit_the_stride() {
     type Strided<const BYTES: usize> = WithSlotStride<SingleCpu, BYTES>;
     #[repr(align(128))]
-    struct Aligned(#[allow(dead_code)] [u8; 128]);
+    #[allow(dead_code, reason = "only its size and alignment matter")]
+    struct Aligned([u8; 128]);
     assert_eq!(slot_stride::<u8, SingleCpu, false>(), 64);
     assert_eq!(slot_stride::<u8, SingleCpu, true>(), 64, "the machine has no stride");
     assert_eq!(slot_stride::<u8, Strided<192>, false>(), 64, "the owner has an array of its own");

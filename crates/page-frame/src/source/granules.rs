@@ -434,7 +434,8 @@ mod tests {
         (memory, granules)
     }
 
-    /// Compares every operation with a vector that names each granule's allocation.
+    /// Compares every operation with a vector that names each granule's allocation. The short ways
+    /// of `allocate` and `free_at` take turns with those that take any range.
     #[test]
     fn searches_find_the_lowest_aligned_run_and_ends_are_exact() {
         for (seed, count) in [1_usize, 63, 64, 511, 513, 2000, 5000].into_iter().enumerate() {
@@ -447,17 +448,23 @@ mod tests {
                     0 => 1 + random.below(count),
                     _ => 1 + random.below(count.min(40)),
                 };
-                let (alignment, offset) = (1 << (random.below(20) / 2), random.below(1024));
+                let power = if random.below(2) == 0 { 0 } else { random.below(10) };
+                let (alignment, offset) = (1 << power, random.below(1024));
                 if random.below(5) < 3 {
                     let is_fit = |start: &usize| {
                         (start + offset) % alignment == 0
                             && start + length <= count
                             && model[*start..start + length].iter().all(|owner| *owner == 0)
                     };
-                    let found = granules.find(length, alignment, offset);
-                    assert_eq!(found, (0..count).find(is_fit), "{length} aligned to {alignment}");
+                    let lowest = (0..count).find(is_fit);
+                    let found = if random.below(2) == 0 {
+                        granules.allocate(length, alignment, offset)
+                    } else {
+                        let found = granules.find(length, alignment, offset);
+                        found.inspect(|start| granules.take(*start..start + length))
+                    };
+                    assert_eq!(found, lowest, "{length} aligned to {alignment}");
                     if let Some(start) = found {
-                        granules.take(start..start + length);
                         model[start..start + length].fill(number);
                         live.push(start..start + length);
                     }
@@ -479,7 +486,11 @@ mod tests {
                             live[index].end = new_end;
                         }
                     } else {
-                        granules.free_range(range.clone());
+                        if random.below(2) == 0 {
+                            assert_eq!(granules.free_at(range.start), Ok(()));
+                        } else {
+                            granules.free_range(range.clone());
+                        }
                         model[range].fill(0);
                         live.swap_remove(index);
                     }
