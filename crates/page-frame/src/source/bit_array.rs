@@ -208,3 +208,16 @@ fn parts(range: Range<usize>) -> impl Iterator<Item = (usize, usize)> {
         (word, usize::MAX >> (WORD_BITS - 1 - last) & usize::MAX << first)
     })
 }
+
+/// Returns the bits from `bit` on, which is at most [`WORD_BITS`].
+#[inline(always)]
+pub(super) const fn upper(bit: usize) -> usize {
+    if bit < WORD_BITS { usize::MAX << bit } else { 0 }
+}
+
+/// Clears the lowest ones in a row. Some bit of `ones` is set.
+#[inline(always)]
+pub(super) const fn without_lowest_run(ones: usize) -> usize {
+    // The sum has zeros in their place, and a one above them.
+    ones & ones.wrapping_add(1 << ones.trailing_zeros())
+}

@@ -28,7 +28,7 @@ use core::ops::Range;
 use core::ptr::NonNull;
 
 use crate::fault::FaultKind;
-use crate::source::bit_array::{BitArray, WORD_BITS};
+use crate::source::bit_array::{BitArray, WORD_BITS, upper, without_lowest_run};
 use crate::source::longest_runs::{LongestRuns, MOST};
 
 /// The bytes of a granule: the unit of allocation, and its alignment.
@@ -403,19 +403,6 @@ impl Granules {
         // The sum has zeros for the lowest ones in a row.
         free & free.wrapping_add(goes_on.into())
     }
-}
-
-/// Returns the bits from `bit` on, which is at most [`WORD_BITS`].
-#[inline(always)]
-const fn upper(bit: usize) -> usize {
-    if bit < WORD_BITS { usize::MAX << bit } else { 0 }
-}
-
-/// Clears the lowest ones in a row. Some bit of `ones` is set.
-#[inline(always)]
-const fn without_lowest_run(ones: usize) -> usize {
-    // The sum has zeros in their place, and a one above them.
-    ones & ones.wrapping_add(1 << ones.trailing_zeros())
 }
 
 #[cfg(test)]
