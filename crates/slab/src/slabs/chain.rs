@@ -16,16 +16,35 @@ use crate::slabs::layout::links::Links;
 pub(crate) struct FreedChain {
     pub(crate) header: NonNull<SlabHeader>,
     links: Links,
-    /// The address of the slab's first object.
-    first: usize,
-    /// The bytes of all objects of the slab; zero before the first chain is begun.
-    bytes: usize,
-    stride: Divisor,
+    span: Span,
     /// The cut of slabs of the best order.
     best: Cut,
     head: usize,
     last: usize,
     count: usize,
+}
+
+/// The objects of a slab, as a range of addresses.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    /// The address of the first object.
+    first: usize,
+    /// The bytes of all objects.
+    bytes: usize,
+    stride: Divisor,
+}
+
+impl Span {
+    /// Returns the index of the object that begins at `address`, if it is one of the slab.
+    #[inline(always)]
+    fn index_of(self, address: usize) -> Option<usize> {
+        let offset = address.wrapping_sub(self.first);
+        if offset >= self.bytes {
+            return None;
+        }
+        let index = self.stride.quotient(offset);
+        self.stride.divides(index, offset).then_some(index)
+    }
 }
 
 /// Where the objects and the links of a slab lie.
@@ -49,9 +68,7 @@ impl FreedChain {
         Self {
             header: NonNull::dangling(),
             links: Links::Within(NonNull::dangling()),
-            first: 0,
-            bytes: 0,
-            stride: Divisor::new(best.stride()),
+            span: Span { first: 0, bytes: 0, stride: Divisor::new(best.stride()) },
             best: Cut::of(best),
             head: 0,
             last: 0,
@@ -59,13 +76,8 @@ impl FreedChain {
         }
     }
 
-    /// Returns whether the chain has no object.
-    pub(crate) const fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
     /// Begins a new chain with the object of `header` at `address`. Returns whether an object
-    /// begins there; if not, the chain stays empty.
+    /// begins there; if not, there is no chain.
     ///
     /// # Safety
     /// 1. `header` is that of a slab that is alive, and `best` is the geometry of its cache.
@@ -83,41 +95,41 @@ impl FreedChain {
         let cut = if slab.is_cut_by(best) { self.best } else { Cut::of(&slab.geometry(best)) };
         self.header = header;
         // All geometries of a cache have the same steps between colours.
-        (self.first, self.bytes) = (slab.first_object(best), cut.bytes);
-        let Some(index) = self.index_of(address) else {
-            self.bytes = 0;
-            return false;
-        };
+        (self.span.first, self.span.bytes) = (slab.first_object(best), cut.bytes);
+        let Some(index) = self.span.index_of(address) else { return false };
         // SAFETY: clause 1 of `links_at`: the place of the links of this slab's geometry.
         self.links = unsafe { SlabHeader::links_at(header, cut.links) };
         (self.head, self.last, self.count) = (index, index, 1);
         true
     }
 
-    /// Returns the index of the object that begins at `address`, if it is one of this slab.
-    #[inline]
-    fn index_of(&self, address: usize) -> Option<usize> {
-        let offset = address.wrapping_sub(self.first);
-        if offset >= self.bytes {
-            return None;
-        }
-        let index = self.stride.quotient(offset);
-        self.stride.divides(index, offset).then_some(index)
-    }
-
-    /// Adds the object at `address` in front, if it is one of this slab. Returns whether it is.
+    /// Adds the objects at `addresses` in front, up to the first address where no object of this
+    /// slab begins. Returns that one.
     ///
     /// # Safety
-    /// 1. The caller owns the object that begins at `address`, if one does.
+    /// 1. The chain has begun. The caller owns the objects that begin at `addresses`, as far as
+    ///    they are objects.
     #[inline]
-    pub(crate) unsafe fn add(&mut self, address: usize) -> bool {
-        let Some(index) = self.index_of(address) else { return false };
-        // SAFETY: clause 1 of `write`: `index` is an object of the slab, which the caller owns and
-        // frees.
-        unsafe { self.links.write(index, self.head) };
-        self.head = index;
-        self.count += 1;
-        true
+    pub(crate) unsafe fn add_all(
+        &mut self,
+        addresses: &mut impl Iterator<Item = usize>,
+    ) -> Option<usize> {
+        // In variables of this function, which stay in registers.
+        let Self { span, links, mut head, mut count, .. } = *self;
+        let mut other = None;
+        for address in addresses {
+            let Some(index) = span.index_of(address) else {
+                other = Some(address);
+                break;
+            };
+            // SAFETY: clause 1 of `write`: `index` is an object of the slab, which the caller owns
+            // and frees.
+            unsafe { links.write(index, head) };
+            head = index;
+            count += 1;
+        }
+        (self.head, self.count) = (head, count);
+        other
     }
 
     /// Pushes all objects to the slab's free word, and empties the chain.

@@ -234,27 +234,30 @@ impl Slabs {
         let geometry = &self.settings.geometry;
         let mut fault = None;
         let mut chain = FreedChain::new(geometry);
-        for address in objects.iter().rev().map(|object| object.addr().get()) {
-            if !chain.is_empty() {
-                // SAFETY: clause 1 of `add`: the caller owns the object and frees it.
-                if unsafe { chain.add(address) } {
-                    continue;
+        let mut addresses = objects.iter().rev().map(|object| object.addr().get());
+        let mut next = addresses.next();
+        while let Some(address) = next {
+            let found = self.find_slab(environment, address).and_then(|header| {
+                // SAFETY: clause 1 of `begin`: `find_slab` found a slab of this cache. Clause 2:
+                // the caller owns `objects`.
+                let is_object = unsafe { chain.begin(header, address, geometry) };
+                is_object
+                    .then_some(())
+                    .ok_or(Fault::at_address(FaultKind::InteriorPointer, address))
+            });
+            next = match found {
+                Ok(()) => {
+                    // SAFETY: clause 1 of `add_all`: the chain has just begun, and the caller owns
+                    // the objects and frees them.
+                    let other = unsafe { chain.add_all(&mut addresses) };
+                    free(&mut chain);
+                    other
                 }
-                free(&mut chain);
-            }
-            match self.find_slab(environment, address) {
-                Ok(header) => {
-                    // SAFETY: clause 1 of `begin`: `find_slab` found a slab of this cache. Clause
-                    // 2: the caller owns `objects`.
-                    if !unsafe { chain.begin(header, address, geometry) } {
-                        fault = Some(Fault::at_address(FaultKind::InteriorPointer, address));
-                    }
+                Err(found) => {
+                    fault = Some(found);
+                    addresses.next()
                 }
-                Err(found) => fault = Some(found),
-            }
-        }
-        if !chain.is_empty() {
-            free(&mut chain);
+            };
         }
         fault
     }

@@ -200,10 +200,13 @@ impl SlabSet {
                 // SAFETY: clause 1 of `read`: the word and the links hold indices of objects, or
                 // `known` makes it one. Clause 2: `self` came through the set lock.
                 let next = |index| unsafe { links.read(known(index)) };
+                // SAFETY: clause 1 of `object`: a slab has an object.
+                let first = unsafe { slab.object(geometry, 0) };
+                let stride = geometry.stride();
                 let popped = slab.word.pop_chain(wanted - taken, next, |place, index| {
-                    // SAFETY: clause 1 of `object`: the word holds indices of objects, below the
-                    // capacity; otherwise `known` makes it one.
-                    put(taken + place, unsafe { slab.object(geometry, known(index)) });
+                    // SAFETY: the word holds indices of objects, below the capacity; otherwise
+                    // `known` makes it one. Every object lies inside the slab (geometry I1).
+                    put(taken + place, unsafe { first.add(known(index) * stride) });
                 });
                 let mut is_last = popped.is_some_and(|chain| chain.is_last);
                 let mut count = popped.map_or(0, |chain| chain.count);

@@ -4,26 +4,23 @@
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Divisor {
     divisor: usize,
-    /// 2^64 / divisor, rounded up: the upper half of its product with a number below 2^32 is the
-    /// quotient. Zero for a divisor of one, as 2^64 does not fit.
+    /// 2^63 / divisor, rounded up: the upper half of its product with twice a number below 2^31 is
+    /// the number's quotient. (Not 2^64 / divisor, which does not fit for a divisor of one.)
     reciprocal: u64,
 }
 
 impl Divisor {
     pub(crate) const fn new(divisor: usize) -> Self {
-        Self { divisor, reciprocal: (u64::MAX / divisor as u64).wrapping_add(1) }
+        Self { divisor, reciprocal: (1_u64 << 63).div_ceil(divisor as u64) }
     }
 
-    /// Returns the quotient of a number below 2^32 and the divisor.
+    /// Returns the quotient of a number below 2^31 and the divisor.
     #[inline]
     pub(crate) const fn quotient(self, number: usize) -> usize {
         if usize::BITS < 64 {
             return number / self.divisor;
         }
-        if self.reciprocal == 0 {
-            return number;
-        }
-        ((self.reciprocal as u128 * number as u128) >> 64) as usize
+        ((self.reciprocal as u128 * (2 * number) as u128) >> 64) as usize
     }
 
     /// Returns whether `quotient` times the divisor is `number`.
@@ -43,7 +40,7 @@ mod tests {
             let quotient = Divisor::new(divisor);
             for times in [0, 1, 2, 3, 100, 1000, 65_535] {
                 for offset in [times * divisor, times * divisor + divisor - 1] {
-                    if offset < 1 << 32 {
+                    if offset < 1 << 31 {
                         assert_eq!(
                             quotient.quotient(offset),
                             offset / divisor,
