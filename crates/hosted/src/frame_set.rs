@@ -83,7 +83,9 @@ impl FrameSet {
             let bit = at % WORD_BITS;
             let count = (WORD_BITS - bit).min(end - at);
             let bits = if count == WORD_BITS { usize::MAX } else { ((1 << count) - 1) << bit };
-            found += visit(&self.words[at / WORD_BITS], bits).count_ones() as usize;
+            let in_set = visit(&self.words[at / WORD_BITS], bits);
+            // Mostly all of them; and many CPUs count bits in twenty instructions.
+            found += if in_set == bits { count } else { in_set.count_ones() as usize };
             at += count;
         }
         found

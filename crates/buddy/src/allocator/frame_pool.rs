@@ -150,9 +150,9 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
     /// read-modify-write. A miss searches areas: O(areas) at worst. It never waits.
     /// Example: see [`FramePool`].
     ///
-    /// Longest path counted: 26,014 instructions for random orders up to 3 (`page-allocate`),
-    /// 66,037 for order 3 (`page-3-allocate`), 2,124 for order 6 (`page-6-allocate`), 1,333 for
-    /// order 9 (`page-9-allocate`), 1,217 for order 12 (`page-12-allocate`), 207,268 when little
+    /// Longest path counted: 26,015 instructions for random orders up to 3 (`page-allocate`),
+    /// 66,039 for order 3 (`page-3-allocate`), 2,126 for order 6 (`page-6-allocate`), 1,325 for
+    /// order 9 (`page-9-allocate`), 1,223 for order 12 (`page-12-allocate`), 207,272 when little
     /// memory is free (`page-scarce-allocate`), 1,060 an area of memory when the request fails
     /// (`page-fail`).
     ///

@@ -71,19 +71,30 @@ impl Drop for Inside {
 pub(crate) fn enter(number: Option<usize>) -> usize {
     let Some(number) = number else { return enter_unnumbered() };
     let own = &INSIDE[number].0;
-    loop {
-        // Relaxed: only this thread writes it. The light fence keeps the store before the load;
-        // the heavy fence in `acquire` orders the two for the acquiring thread.
-        let depth = own.load(Ordering::Relaxed);
-        own.store(depth + 1, Ordering::Relaxed);
-        light_fence();
-        // Acquire: pairs with the Release in `release`.
-        if HOLDER.load(Ordering::Acquire) == 0 || depth > 0 || is_held_by_caller() {
-            return number + 1;
-        }
-        own.store(depth, Ordering::Release);
-        wait_until_free();
+    // Relaxed: only this thread writes it. The light fence keeps the store before the load; the
+    // heavy fence in `acquire` orders the two for the acquiring thread.
+    let depth = own.load(Ordering::Relaxed);
+    own.store(depth + 1, Ordering::Relaxed);
+    light_fence();
+    // Acquire: pairs with the Release in `release`.
+    if HOLDER.load(Ordering::Acquire) == 0 || depth > 0 {
+        return number + 1;
     }
+    enter_behind_holder(number)
+}
+
+/// Continues [`enter`] for a thread that has just counted its first entry, and found the lock held.
+#[cold]
+fn enter_behind_holder(number: usize) -> usize {
+    let own = &INSIDE[number].0;
+    // Acquire, and the light fence: as in `enter`.
+    while HOLDER.load(Ordering::Acquire) != 0 && !is_held_by_caller() {
+        own.store(0, Ordering::Release);
+        wait_until_free();
+        own.store(1, Ordering::Relaxed);
+        light_fence();
+    }
+    number + 1
 }
 
 #[cold]

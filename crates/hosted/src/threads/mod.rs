@@ -149,6 +149,8 @@ unsafe impl Cpu for Threads {
 
     /// Masks no signals: enters the fork lock, so that a fork waits until the caller holds no lock.
     /// See [`Forking`](crate::Forking).
+    // Each lock of each cache calls it: inlined, it would add 24 KB to a library.
+    #[inline(never)]
     fn mask_interrupts(&self) -> InterruptState {
         InterruptState(fork_lock::enter(tls::number()))
     }

@@ -116,9 +116,9 @@ impl<S: System, K: Hardening> Cache<S, K> {
     /// A hit is a pop in the caller's CPU slot. A miss may take locks and ask the page source: at
     /// most O(objects of a magazine or a slab). Example: see [`Cache`].
     ///
-    /// Longest path counted: 11,892 instructions with objects of 192 bytes (`cache-allocate`),
-    /// 8,111 with 8 bytes (`cache-8-allocate`), 21,541 with 2,048 bytes (`cache-2048-allocate`),
-    /// 1,790 when the page source has no page (`cache-fail`).
+    /// Longest path counted: 11,383 instructions with objects of 192 bytes (`cache-allocate`),
+    /// 8,090 with 8 bytes (`cache-8-allocate`), 21,416 with 2,048 bytes (`cache-2048-allocate`),
+    /// 1,820 when the page source has no page (`cache-fail`).
     ///
     /// # Errors
     /// [`OutOfMemory`] when no slab has an object free and the page source has no block.
@@ -208,8 +208,8 @@ impl<S: System, K: Hardening> Cache<S, K> {
     /// returns at most the objects of a few magazines to their slabs, and the slabs that this
     /// empties to the page source.
     ///
-    /// Longest path counted: 36,294 instructions with objects of 192 bytes (`cache-free`), 11,917
-    /// with 8 bytes (`cache-8-free`), 42,330 with 2,048 bytes (`cache-2048-free`).
+    /// Longest path counted: 34,747 instructions with objects of 192 bytes (`cache-free`), 11,045
+    /// with 8 bytes (`cache-8-free`), 42,684 with 2,048 bytes (`cache-2048-free`).
     ///
     /// If code of the user panics meanwhile (a destructor, or a shrinker that the page source
     /// calls), the object is freed all the same. Only a fault leaves it as it is.
@@ -335,7 +335,7 @@ impl<S: System, K: Hardening> Cache<S, K> {
     /// [`keep_at_least`](crate::CacheBuilder::keep_at_least) keeps; returns how many. Waits for
     /// locks, and for grace periods where the cache is
     /// [type-stable](crate::CacheBuilder::type_stable) and the machine can wait. O(free objects).
-    /// Longest path counted: 221 instructions an object of 2,000 that are free (`cache-shrink`).
+    /// Longest path counted: 211 instructions an object of 2,000 that are free (`cache-shrink`).
     /// Example: see [`Cache`].
     pub fn shrink_all(&self) -> usize {
         let released = self.inner().shrink(usize::MAX, Patience::Wait);
@@ -345,7 +345,7 @@ impl<S: System, K: Hardening> Cache<S, K> {
 
     /// Destroys the cache. Waits for locks, for shrinkers and statistics that visit this cache, and
     /// as [`shrink_all`](Self::shrink_all) for grace periods. O(free objects).
-    /// Longest path counted: 1,665 instructions after a `shrink_all` (`cache-destroy`).
+    /// Longest path counted: 1,683 instructions after a `shrink_all` (`cache-destroy`).
     /// Example: see [`Cache`].
     ///
     /// # Errors
