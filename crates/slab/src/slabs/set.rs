@@ -187,66 +187,69 @@ impl SlabSet {
     ) -> usize {
         let mut taken = 0;
         self.was_used = true;
-        for name in ListName::KNOWN {
-            while let Some(header) = self.lists[name as usize].first() {
-                // SAFETY: I1: slabs in lists have not been released.
-                let slab = unsafe { header.as_ref() };
-                let geometry = &slab.geometry(best);
-                let last = geometry.capacity() - 1;
-                // Without marks, links are not checked.
-                let known = |index: usize| if mark.is_some() { index.min(last) } else { index };
-                // SAFETY: I1: the header lives.
-                let links = unsafe { SlabHeader::links(header, geometry) };
-                // SAFETY: clause 1 of `read`: the word and the links hold indices of objects, or
-                // `known` makes it one. Clause 2: `self` came through the set lock.
-                let next = |index| unsafe { links.read(known(index)) };
-                // SAFETY: clause 1 of `object`: a slab has an object.
-                let first = unsafe { slab.object(geometry, 0) };
-                let stride = geometry.stride();
-                let popped = slab.word.pop_chain(wanted - taken, next, |place, index| {
-                    // SAFETY: the word holds indices of objects, below the capacity; otherwise
-                    // `known` makes it one. Every object lies inside the slab (geometry I1).
-                    put(taken + place, unsafe { first.add(known(index) * stride) });
-                });
-                let mut is_last = popped.is_some_and(|chain| chain.is_last);
-                let mut count = popped.map_or(0, |chain| chain.count);
-                if let (Some(mark), Some(chain)) = (mark, popped) {
-                    let mut index = chain.head;
-                    for number in 0..chain.count {
-                        // Read first, as the mark overwrites the link.
-                        let following = next(index);
-                        // The last free object of a slab links to object 0.
-                        let ends = is_last && number + 1 == chain.count;
-                        if index > last || following > if ends { 0 } else { last } {
-                            // SAFETY: clause 1 of `object`: `known` makes it an index of an object.
-                            broken(unsafe { slab.object(geometry, known(index)) });
-                            count = number;
-                            if !is_last {
-                                slab.word.forget_all();
-                                is_last = true;
-                            }
-                            break;
+        while let Some(header) = self.fullest() {
+            // SAFETY: I1: slabs in lists have not been released.
+            let slab = unsafe { header.as_ref() };
+            let geometry = &slab.geometry(best);
+            let last = geometry.capacity() - 1;
+            // Without marks, links are not checked.
+            let known = |index: usize| if mark.is_some() { index.min(last) } else { index };
+            // SAFETY: I1: the header lives.
+            let links = unsafe { SlabHeader::links(header, geometry) };
+            // SAFETY: clause 1 of `read`: the word and the links hold indices of objects, or
+            // `known` makes it one. Clause 2: `self` came through the set lock.
+            let next = |index| unsafe { links.read(known(index)) };
+            // SAFETY: clause 1 of `object`: a slab has an object.
+            let first = unsafe { slab.object(geometry, 0) };
+            let stride = geometry.stride();
+            let popped = slab.word.pop_chain(wanted - taken, next, |place, index| {
+                // SAFETY: the word holds indices of objects, below the capacity; otherwise
+                // `known` makes it one. Every object lies inside the slab (geometry I1).
+                put(taken + place, unsafe { first.add(known(index) * stride) });
+            });
+            let mut is_last = popped.is_some_and(|chain| chain.is_last);
+            let mut count = popped.map_or(0, |chain| chain.count);
+            if let (Some(mark), Some(chain)) = (mark, popped) {
+                let mut index = chain.head;
+                for number in 0..chain.count {
+                    // Read first, as the mark overwrites the link.
+                    let following = next(index);
+                    // The last free object of a slab links to object 0.
+                    let ends = is_last && number + 1 == chain.count;
+                    if index > last || following > if ends { 0 } else { last } {
+                        // SAFETY: clause 1 of `object`: `known` makes it an index of an object.
+                        broken(unsafe { slab.object(geometry, known(index)) });
+                        count = number;
+                        if !is_last {
+                            slab.word.forget_all();
+                            is_last = true;
                         }
-                        // SAFETY: clause 1 of `set_mark`: an object just taken, so ours.
-                        unsafe { links.set_mark(index, mark) };
-                        index = following;
+                        break;
                     }
+                    // SAFETY: clause 1 of `set_mark`: an object just taken, so ours.
+                    unsafe { links.set_mark(index, mark) };
+                    index = following;
                 }
-                taken += count;
-                if is_last {
-                    // SAFETY: clause 1 of `relist`: the slab is in `name`. By I2 it now belongs in
-                    // `Full`, even if it is pending already.
-                    unsafe { self.relist(header, ListName::Full) };
-                } else {
-                    // SAFETY: it is in `name`.
-                    unsafe { self.sort(header, best) };
-                }
-                if taken == wanted {
-                    return taken;
-                }
+            }
+            taken += count;
+            if is_last {
+                // SAFETY: clause 1 of `relist`: the slab is in the list that it names. By I2 it now
+                // belongs in `Full`, even if it is pending already.
+                unsafe { self.relist(header, ListName::Full) };
+            } else {
+                // SAFETY: it is in the list that it names.
+                unsafe { self.sort(header, best) };
+            }
+            if taken == wanted {
+                return taken;
             }
         }
         taken
+    }
+
+    /// Returns the first slab of the fullest ones that have a free object.
+    fn fullest(&self) -> Option<NonNull<SlabHeader>> {
+        ListName::KNOWN.iter().find_map(|name| self.list(*name).first())
     }
 
     /// Frees the objects of `chain`, and moves their slab to the list for its fill.
