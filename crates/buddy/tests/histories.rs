@@ -80,7 +80,7 @@ fn all_histories_of_seven_operations_on_sixteen_frames_equal_the_textbook() {
 
 /// Plays a random history of all operations on three CPUs. At each drain it checks that exactly the
 /// frames without an owner are free, and that they can be allocated. Ranges of `absent` are added
-/// on the way. Every other seed has checked frees.
+/// on the way. Every other seed has checked frees. Returns the number of removed sections.
 fn play(
     ranges: &[FrameRange],
     absent: &[FrameRange],
@@ -88,7 +88,7 @@ fn play(
     seed: u64,
     steps: usize,
     largest: usize,
-) {
+) -> usize {
     let cpus = SwitchedCpu::new(3);
     let users = Users::new(ranges, absent, largest, Company::Alone);
     let last = ranges.iter().chain(absent).map(|range| range.end).max().expect("some frames");
@@ -108,7 +108,7 @@ fn play(
             steps,
         );
     }
-    assert!(users.removals() > 0 || steps < 1000 || absent.is_empty(), "sections came and went");
+    users.removals()
 }
 
 fn play_on<T: Trace, const K: bool>(
@@ -148,18 +148,22 @@ fn random_histories_of_all_operations_lose_nothing() {
         range(2 * SECTION, 2 * SECTION + 512),
         range(4 * SECTION - 1100, 4 * SECTION),
     ];
-    for seed in 0..3 {
+    let mut removals = 0;
+    for seed in 0..6 {
         play(&[range(0, 700)], &[], Mode::Cached, seed, 4000, 9);
         let ragged = [range(5, 700), range(1300, 1311)];
         play(&ragged, &added[..1], Mode::Plain, seed, 300, 6);
         let holes = [range(77, 512 * 5 + 3), range(512 * 6 + 1, 512 * 9)];
-        play(&holes, &added, Mode::Cached, seed, 2500, 11);
+        removals += play(&holes, &added, Mode::Cached, seed, 4000, 11);
     }
+    assert!(removals > 0, "sections came and went");
 }
 
 #[test]
 fn random_histories_with_placements_and_owners_lose_nothing() {
     for seed in 0..2 {
+        // There are enough areas for owners, and then too few.
+        play(&[range(3, 512 * 400)], &[], Mode::Cached, seed, 2000, 12);
         play(&[range(3, 512 * 64)], &[], Mode::Cached, seed, 8000, 12);
         play(&[range(3, 512 * 64)], &[], Mode::Dense, seed, 8000, 12);
     }

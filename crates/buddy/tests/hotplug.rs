@@ -221,7 +221,7 @@ unsafe impl Cpu for Stubborn {
 fn a_section_is_not_removed_while_a_slot_owns_an_area_of_it() {
     let metadata = Metadata::new(Buddy::section_layout());
     let cpu = Stubborn { is_here: Cell::new(true), may_fence: Cell::new(true) };
-    let start = range(0, 8 * 512);
+    let start = range(0, 128 * 512);
     let mut buddy = Simulated::with_room(&[start], range(0, 2 * SECTION), &cpu, Mode::Cached);
     let added = range(SECTION + 100, SECTION + 300);
     buddy.add_section(metadata.memory(), added).expect("room, and nothing there");

@@ -220,9 +220,9 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FrameAllocator<'m, C, T, CHECKED
     /// O(1) up to the area's order, else O(areas of the block). Up to order 9 the block usually
     /// stays in the CPU's slot. Example: see [`FrameAllocator`].
     ///
-    /// Longest path counted: 6,454 instructions for random orders up to 3 (`page-free`), 3,321 for
-    /// order 3 (`page-3-free`), 1,753 for order 6 (`page-6-free`), 931 for order 9 (`page-9-free`),
-    /// 828 for order 12 (`page-12-free`), 62 when little memory is free (`page-scarce-free`).
+    /// Longest path counted: 6,458 instructions for random orders up to 3 (`page-free`), 3,308 for
+    /// order 3 (`page-3-free`), 1,737 for order 6 (`page-6-free`), 910 for order 9 (`page-9-free`),
+    /// 813 for order 12 (`page-12-free`), 62 when little memory is free (`page-scarce-free`).
     ///
     /// # Errors
     /// A [`Fault`] when no such block is allocated. Then nothing has changed.
@@ -236,7 +236,7 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FrameAllocator<'m, C, T, CHECKED
     ///
     /// One after the other: O(blocks). It prefetches the tags of the blocks that follow, so it
     /// takes less time than as many calls of [`free_frames`](Self::free_frames) where memory is
-    /// large. Longest path counted: 150 instructions a block, with 64 blocks of order 0
+    /// large. Longest path counted: 173 instructions a block, with 64 blocks of order 0
     /// (`page-many-free`). Example: see [`FrameAllocator`].
     ///
     /// # Errors
@@ -259,8 +259,8 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FrameAllocator<'m, C, T, CHECKED
     /// Ranges with few frames in use are tried first. Runs of pages, slabs, and blocks of `order`
     /// and above are not moved. `relocate` may call the allocator; it must not free `from`.
     /// O(frames), and a call for each block in the ranges tried; no lock. Longest path counted:
-    /// 8,996 instructions an area of memory, for order 3 with owners that refuse
-    /// (`page-compact-3`), 26,055 for order 9 (`page-compact-9`).
+    /// 8,970 instructions an area of memory, for order 3 with owners that refuse
+    /// (`page-compact-3`), 26,481 for order 9 (`page-compact-9`).
     ///
     /// Source: Linux's memory compaction (Gorman 2010).
     ///

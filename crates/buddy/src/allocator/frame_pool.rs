@@ -114,7 +114,7 @@ impl<'m, C: Cpu> FramePool<'m, C> {
         let planned = bitmap.table().planned_areas();
         let caches = Caches::new(slots, counts, cpu, [areas, planned], mode == Mode::Plain);
         // Homes lie apart: memory that costs nothing until it is touched is not for them.
-        let caches = if mode == Mode::Cached { caches.with_homes(planned) } else { caches };
+        let caches = if mode == Mode::Cached { caches.with_homes() } else { caches };
         Self { frames: Frames::new(bitmap, tags, deferred), caches, mode }
     }
 
@@ -150,9 +150,9 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
     /// read-modify-write. A miss searches areas: O(areas) at worst. It never waits.
     /// Example: see [`FramePool`].
     ///
-    /// Longest path counted: 26,015 instructions for random orders up to 3 (`page-allocate`),
-    /// 66,039 for order 3 (`page-3-allocate`), 2,126 for order 6 (`page-6-allocate`), 1,325 for
-    /// order 9 (`page-9-allocate`), 1,223 for order 12 (`page-12-allocate`), 207,272 when little
+    /// Longest path counted: 10,258 instructions for random orders up to 3 (`page-allocate`),
+    /// 3,813 for order 3 (`page-3-allocate`), 2,085 for order 6 (`page-6-allocate`), 2,021 for
+    /// order 9 (`page-9-allocate`), 1,342 for order 12 (`page-12-allocate`), 40,953 when little
     /// memory is free (`page-scarce-allocate`), 1,060 an area of memory when the request fails
     /// (`page-fail`).
     ///
@@ -261,7 +261,7 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
     /// number of frames. It drains the slots of idle CPUs by take-over.
     ///
     /// It skips slots that a CPU is inside of, never waits for a lock and never allocates.
-    /// O(areas). Longest path counted: 1,752 instructions an area of memory (`page-drain`).
+    /// O(areas). Longest path counted: 1,765 instructions an area of memory (`page-drain`).
     /// Example: see [`FramePool`].
     pub fn drain(&self) -> usize {
         self.drain_until(usize::MAX)

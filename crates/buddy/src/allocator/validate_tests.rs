@@ -22,9 +22,9 @@ use crate::{Buddy, Mode, ZeroedMemory};
 /// Where frame 0 would be.
 const ROOT: usize = 1 << 40;
 /// The first and the last frame of the hole between the two ranges, and the end of memory.
-const HOLE: [usize; 3] = [20_000, 20_009, AREA_FRAMES * 64 - 7];
+const HOLE: [usize; 3] = [20_000, 20_009, AREA_FRAMES * 136 - 7];
 /// The last area that no request of [`Machine::new`] uses.
-const UNUSED: usize = AREA_FRAMES * 60;
+const UNUSED: usize = AREA_FRAMES * 132;
 
 fn order(order: u8) -> Order {
     Order::new(order).expect("a valid order")

@@ -47,6 +47,8 @@ pub(crate) struct Bitmap<'m> {
     bounds: &'m Bounds,
     /// Number of slots that have had a home. A slot that is alone has nobody to avoid.
     slots_with_homes: AtomicUsize,
+    /// When more slots than this have homes, searches ignore all homes.
+    max_slots_with_homes: usize,
     /// Whether areas have placements: there are enough areas for each.
     has_placements: bool,
     /// Whether a search prefers areas that were used, see [`Mode::Dense`](crate::Mode::Dense).
@@ -57,8 +59,14 @@ impl<'m> Bitmap<'m> {
     /// Makes the bitmap of the sections in `table`. `bounds` are those of their hints.
     pub(crate) fn new(table: SectionTable<'m>, bounds: &'m Bounds) -> Self {
         let has_placements = table.planned_areas() >= PLACEMENTS * MIN_AREAS_PER_PLACEMENT;
-        let slots_with_homes = AtomicUsize::new(0);
-        Self { table, bounds, slots_with_homes, has_placements, fills_used_areas_first: false }
+        Self {
+            slots_with_homes: AtomicUsize::new(0),
+            max_slots_with_homes: home::max_slots(table.planned_areas()),
+            has_placements,
+            fills_used_areas_first: false,
+            table,
+            bounds,
+        }
     }
 
     /// Sets whether a search prefers areas that were used.

@@ -6,9 +6,10 @@
 //! searches areas of its own placement, then empty areas, then both again from the lowest section
 //! on, then the other placements (`placement.rs`).
 //!
-//! Where several CPU slots have homes (`home.rs`), a slot's request looks at areas of its placement
-//! outside of the homes of other slots, then at empty areas of its home, then at empty areas
-//! outside of the homes of others. Only then it continues as above.
+//! Where several CPU slots have homes (`home.rs`), and not too many for the memory, a slot's
+//! request looks at areas of its placement outside of the homes of other slots, then at empty areas
+//! of its home, then at empty areas outside of the homes of others. Only then it continues as
+//! above.
 //!
 //! In [`Mode::Dense`](crate::Mode::Dense) memory costs nothing until it is touched. There a request
 //! first searches areas of its own placement that are at least half full, then areas that have
@@ -358,8 +359,11 @@ impl<'m> Bitmap<'m> {
     fn avoids_homes(&self, home: Home) -> bool {
         // A first home is always claimed: other slots may be looking for theirs. Relaxed, as in
         // `settle`: advice.
-        let is_alone = || self.slots_with_homes.load(Ordering::Relaxed) == 1;
-        home.has_slot() && (home.start().is_none() || !is_alone())
+        let is_useful = || {
+            let slots = self.slots_with_homes.load(Ordering::Relaxed);
+            slots > 1 && slots <= self.max_slots_with_homes
+        };
+        home.has_slot() && (home.start().is_none() || is_useful())
     }
 
     /// Moves the home of a slot to the word of `hinted`.

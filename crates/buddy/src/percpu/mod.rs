@@ -7,14 +7,16 @@
 //!   updates the slot's count.
 //! - A call that finds the slot entered, because it runs in an interrupt or in a trace, works on
 //!   the shared frames instead. So it cannot block.
+//! - A slot is **used** from its first miss on. The number of used slots decides whether slots own
+//!   areas, and how much a refill takes. A slot that no CPU uses decides nothing.
 //!
 //! # Costs
 //! A hit costs two loads and three stores. `refill.rs` and `drain.rs` say what a miss costs.
 
 use page_frame::internals::TagPlace;
+use page_frame::sync::{self, AtomicUsize, Ordering};
 use page_frame::{Cpu, CpuId, FrameNumber, Frozen, Order, PerCpu, PerCpuGuard, PerCpuSlot, Tag};
 
-use crate::bitmap::bits::WORD_BITS;
 use crate::bitmap::block_range;
 use crate::bitmap::home::Home;
 use crate::bitmap::placement::Mobility;
@@ -30,12 +32,9 @@ mod drain;
 mod refill;
 pub(crate) mod slot;
 
-/// Minimum number of areas for each slot, where slots own areas: a guess. One under loom.
-const MIN_AREAS_PER_OWNER: usize = if page_frame::sync::MODELLED { 1 } else { 8 };
-/// Minimum number of areas for each slot, where slots have homes: a word of hints.
-const MIN_AREAS_PER_HOME: usize = WORD_BITS;
-/// Of more slots than this, some are assumed to be unused: a guess.
-const MANY_SLOTS: usize = 64;
+/// Minimum number of areas for each used slot, where slots own areas: 256 MiB. With fewer, owned
+/// areas cost more whole areas than searches without owners do (decision 46). One under loom.
+const MIN_AREAS_PER_OWNER: usize = if sync::MODELLED { 1 } else { 128 };
 /// Slots cache blocks of this mobility. Requests of another mobility go to the shared frames.
 const MOBILITY: Mobility = Mobility::Unmovable;
 
@@ -45,15 +44,16 @@ pub(crate) struct Caches<'m, C> {
     slots: PerCpu<'m, CpuSlot, C>,
     /// For each slot the number of frames in its stacks.
     counts: &'m [CachedCount],
-    /// Whether slots own areas: there are enough areas for each.
-    has_owners: bool,
-    /// Whether slots have homes: there are enough words of hints for each.
+    /// Number of slots that were ever entered for a miss. Each slot adds itself once in its life.
+    used: AtomicUsize,
+    /// Number of areas that the allocator has.
+    areas: usize,
+    /// Number of areas that the allocator plans for.
+    planned: usize,
+    /// Whether slots have homes: the mode allows it, and there are several slots.
     has_homes: bool,
     /// Whether no call ever enters a slot.
     closed: bool,
-    /// Number of areas that a refill of whole areas claims: an eighth of a slot's share of all
-    /// areas, within limits.
-    area_batch: usize,
 }
 
 /// The slot of the current CPU, entered.
@@ -69,23 +69,20 @@ impl<'m, C: Cpu> Caches<'m, C> {
         [areas, planned]: [usize; 2],
         closed: bool,
     ) -> Self {
-        let count = slots.len();
-        let used = count.min(MANY_SLOTS);
         Self {
             slots: if closed { PerCpu::closed(slots, cpu) } else { PerCpu::new(slots, cpu) },
             counts,
-            closed,
+            used: AtomicUsize::new(0),
+            areas,
+            planned,
             has_homes: false,
-            has_owners: closed || planned >= MIN_AREAS_PER_OWNER * used,
-            area_batch: (areas / (8 * count.max(1))).clamp(1, MAX_CLAIM_BATCH),
+            closed,
         }
     }
 
-    /// Gives the slots homes if there are several slots and enough of the `planned` areas for each.
-    pub(crate) fn with_homes(mut self, planned: usize) -> Self {
-        let count = self.counts.len();
-        let needed = MIN_AREAS_PER_HOME * count.min(MANY_SLOTS);
-        self.has_homes = count > 1 && planned >= needed;
+    /// Gives the slots homes if there are several.
+    pub(crate) fn with_homes(mut self) -> Self {
+        self.has_homes = self.counts.len() > 1;
         self
     }
 
@@ -136,9 +133,44 @@ impl<'m, C: Cpu> Caches<'m, C> {
             return None;
         }
         let mut slot = self.slots.enter().ok()?;
-        let home = if self.has_homes { Home::new(slot.id().index()) } else { Home::none() };
-        slot.set_up(self.has_owners, home);
+        if !slot.is_set_up() {
+            self.set_up(&mut slot);
+        }
         Some(slot)
+    }
+
+    /// Sets up a slot, and counts it as used. A slot that is never entered for a miss decides
+    /// nothing.
+    #[cold]
+    fn set_up(&self, slot: &mut Entered<'_, C>) {
+        // Relaxed: as in `used`.
+        self.used.fetch_add(1, Ordering::Relaxed);
+        let home = if self.has_homes { Home::new(slot.id().index()) } else { Home::none() };
+        slot.set_up(home);
+    }
+
+    /// Returns the number of used slots, at least one.
+    fn used(&self) -> usize {
+        // Relaxed: advice, which publishes nothing.
+        self.used.load(Ordering::Relaxed).max(1)
+    }
+
+    /// Returns whether slots own areas at this moment: there are enough areas for each used slot.
+    #[inline]
+    fn has_owners(&self) -> bool {
+        self.planned / MIN_AREAS_PER_OWNER >= self.used()
+    }
+
+    /// Returns the number of blocks below the area's order that a refill takes, at most `most`. In
+    /// a small memory it takes fewer, so that slots do not hold most of the frames.
+    fn block_batch(&self, most: usize) -> usize {
+        if self.has_owners() { most } else { (self.planned / self.used()).min(most).max(1) }
+    }
+
+    /// Returns the number of areas that a refill of whole areas claims: an eighth of a used slot's
+    /// share of all areas, within limits.
+    fn area_batch(&self) -> usize {
+        (self.areas / (8 * self.used())).clamp(1, MAX_CLAIM_BATCH)
     }
 
     /// Allocates a block of `order` from the entered slot, and refills the slot if it has none.

@@ -3,8 +3,10 @@
 //! # Concepts
 //! A refill takes blocks from the area that the slot owns for the order group. When the area is
 //! full, it reconciles the area's deferred frees and tries again. If the area stays full, the slot
-//! acquires another one. If it finds no area, the refill searches by hints, for a word of single
-//! frames or one block. All of this runs inside the slot and waits for no lock.
+//! acquires another one. Where there are few areas for each used slot, the slot releases the area
+//! after the refill, and the next refill acquires the fullest one again. If it finds no area, the
+//! refill searches by hints, for a word of single frames or one block. All of this runs inside the
+//! slot and waits for no lock.
 //!
 //! # Costs
 //! A refill of single frames is one atomic swap for up to a word of them. A refill of orders below
@@ -38,8 +40,20 @@ impl<C: Cpu> Caches<'_, C> {
             0 => self.refill_frames(frames, slot),
             AREA_ORDER => self.refill_areas(frames, slot),
             below if below < WORD_ORDER => self.refill_blocks(frames, slot, order),
-            _ => frames.take_hinted(order, MOBILITY, &mut slot.home),
+            _ => self.take_hinted(frames, slot, order),
         }
+    }
+
+    /// Takes one block of `order`, below an area's, and makes its area the refill area.
+    fn take_hinted<T: Trace>(
+        &self,
+        frames: &Frames<'_, T>,
+        slot: &mut CpuSlot,
+        order: Order,
+    ) -> Option<FrameNumber> {
+        let block = frames.take_hinted(order, MOBILITY, &mut slot.home)?;
+        slot.set_refill_area(block, order.index());
+        Some(block)
     }
 
     /// Refills the stack with the remainder, or with all free frames of a word.
@@ -61,7 +75,8 @@ impl<C: Cpu> Caches<'_, C> {
         slot.pop(0)
     }
 
-    /// Refills up to half of the stack with blocks of `order` (below a word's).
+    /// Refills up to half of the stack with blocks of `order` (below a word's). Where slots own no
+    /// areas, it takes at most as many blocks as there are areas for each used slot.
     fn refill_blocks<T: Trace>(
         &self,
         frames: &Frames<'_, T>,
@@ -69,10 +84,10 @@ impl<C: Cpu> Caches<'_, C> {
         order: Order,
     ) -> Option<FrameNumber> {
         let small = u32::from(order.get());
-        let limit = slot.room(order.index()) / 2;
+        let limit = self.block_batch(slot.room(order.index()) / 2);
         let take = |area| frames.bitmap().take_owned_runs(area, small, limit);
         let Some((word, starts)) = self.take_owned(frames, slot, small, take) else {
-            return frames.take_hinted(order, MOBILITY, &mut slot.home);
+            return self.take_hinted(frames, slot, order);
         };
         frames.trace_word_for_slot(word, spread(starts, small), starts.count_ones() as usize);
         let rest = slot.fill(word, starts, order.index());
@@ -88,7 +103,7 @@ impl<C: Cpu> Caches<'_, C> {
     ) -> Option<FrameNumber> {
         let mut areas = [0; MAX_CLAIM_BATCH];
         // Block events are computed after each claim, so with them areas are claimed one by one.
-        let batch = if T::IS_ENABLED && T::HAS_BLOCK_EVENTS { 1 } else { self.area_batch };
+        let batch = if T::IS_ENABLED && T::HAS_BLOCK_EVENTS { 1 } else { self.area_batch() };
         let claimed = frames.bitmap().claim_batch(&mut areas[..batch], &mut slot.home);
         let order = Order::new(AREA_ORDER as u8).expect("areas are smaller than the largest block");
         let mut claimed = frames.rest_guard(order, &areas[..claimed]);
@@ -103,7 +118,7 @@ impl<C: Cpu> Caches<'_, C> {
     }
 
     /// Calls `take` with the area that the slot owns for blocks of `order`, and with newly acquired
-    /// areas until it returns a value.
+    /// areas until it returns a value. Where slots own no areas, it releases the area at once.
     fn take_owned<T: Trace, R>(
         &self,
         frames: &Frames<'_, T>,
@@ -116,16 +131,16 @@ impl<C: Cpu> Caches<'_, C> {
             if let Some(area) = slot.owned(group) {
                 let taken = take(area)
                     .or_else(|| if frames.reconcile_area(area) > 0 { take(area) } else { None });
-                if taken.is_some() {
+                if taken.is_some() && self.has_owners() {
                     return taken;
                 }
                 slot.set_owned(group, None);
                 frames.bitmap().release_owned(area);
+                if taken.is_some() {
+                    return taken;
+                }
             }
             frames.reconcile_next();
-            if !self.has_owners {
-                return None;
-            }
             let acquired = frames.bitmap().acquire(order, MOBILITY, &mut slot.home)?;
             slot.set_owned(group, Some(acquired));
         }

@@ -6,7 +6,7 @@
 //!   that was pushed last. Blocks come from refills, or are freed blocks that lie in the refill
 //!   area or in a dense area. Other freed blocks, and those that find the stack full, are deferred
 //!   (`deferred_free.rs`) or returned.
-//! - The **refill area** of an order is the area that its last refill came from.
+//! - The **refill area** of an order is the area that its last refill came from, owned or not.
 //! - The **remainder** holds the single frames of a refill that found no room in the stack, as bits
 //!   of their word.
 //!
@@ -91,10 +91,9 @@ impl Stack {
         blocks: [0; MAX_BLOCKS],
     };
 
-    fn new(order: usize, has_refill_area: bool) -> Self {
+    fn new(order: usize) -> Self {
         const { assert!(MAX_LEN <= MAX_BLOCKS, "I1") };
-        let area_mask =
-            if has_refill_area && order < MAX_CACHED_ORDER { !(AREA_FRAMES - 1) } else { 0 };
+        let area_mask = if order < MAX_CACHED_ORDER { !(AREA_FRAMES - 1) } else { 0 };
         let refill_area = if area_mask == 0 { 0 } else { usize::MAX };
         Self { capacity: capacity(order), area_mask, refill_area, ..Self::EMPTY }
     }
@@ -215,15 +214,24 @@ impl CpuSlot {
 
 /// Refills and drains.
 impl CpuSlot {
-    /// Sets the capacities and `home`, at the first call. Without `has_refill_area`, every area
-    /// counts as the refill area.
+    /// Returns whether the slot is set up.
     #[inline]
-    pub(super) fn set_up(&mut self, has_refill_area: bool, home: Home) {
-        if !self.is_set_up {
-            self.stacks = core::array::from_fn(|order| Stack::new(order, has_refill_area));
-            self.home = home;
-            self.is_set_up = true;
-        }
+    pub(super) fn is_set_up(&self) -> bool {
+        self.is_set_up
+    }
+
+    /// Sets the capacities and `home` of a slot that is not set up.
+    pub(super) fn set_up(&mut self, home: Home) {
+        self.stacks = core::array::from_fn(Stack::new);
+        self.home = home;
+        self.is_set_up = true;
+    }
+
+    /// Makes the area of the block at `start` the refill area of `order`.
+    #[inline]
+    pub(super) fn set_refill_area(&mut self, start: FrameNumber, order: usize) {
+        let stack = &mut self.stacks[order];
+        stack.refill_area = start.get() & stack.area_mask;
     }
 
     /// Returns whether the block of `order` at `start` lies in the refill area.
@@ -363,17 +371,17 @@ impl CpuSlot {
 mod tests {
     use super::*;
 
-    fn slot(has_refill_area: bool) -> CpuSlot {
+    fn slot() -> CpuSlot {
         let mut slot = CpuSlot::zero();
         assert!(slot.pop(0).is_none() && !slot.push(FrameNumber::new(0), 0), "I2");
         assert!(!slot.push_if(FrameNumber::new(1), 0, || true), "I2");
-        slot.set_up(has_refill_area, Home::none());
+        slot.set_up(Home::none());
         slot
     }
 
     #[test]
     fn stacks_share_no_memory_and_pop_the_block_that_was_pushed_last() {
-        let mut slot = slot(false);
+        let mut slot = slot();
         let block =
             |order: usize, number: usize| FrameNumber::new((number * ORDERS + order) << order);
         for order in 0..ORDERS {
@@ -390,7 +398,7 @@ mod tests {
 
     #[test]
     fn blocks_are_cached_in_the_refill_area_and_where_memory_is_dense() {
-        let mut slot = slot(true);
+        let mut slot = slot();
         assert_eq!(slot.fill(FrameNumber::new(3 * AREA_FRAMES + 64), 1 << 8, 1), 0);
         let here = FrameNumber::new(3 * AREA_FRAMES + 2);
         assert!(slot.push_if(here, 1, || false));
@@ -418,7 +426,7 @@ mod tests {
         ];
         assert!(CpuSlot::zero().is_consistent(), "I2");
         for plant in plant {
-            let mut slot = slot(true);
+            let mut slot = slot();
             assert!(slot.is_consistent());
             plant(&mut slot);
             assert!(!slot.is_consistent());
@@ -427,7 +435,7 @@ mod tests {
 
     #[test]
     fn the_oldest_blocks_are_removed_and_the_rest_stays_in_order() {
-        let mut slot = slot(false);
+        let mut slot = slot();
         (0..6).for_each(|frame| assert!(slot.push(FrameNumber::new(frame), 0)));
         let (blocks, count) = slot.take_oldest(0, 4);
         assert_eq!(blocks[..count], [0, 1, 2, 3]);

@@ -266,3 +266,32 @@ fn a_refill_from_an_owned_area_against_a_claim_and_a_drain() {
         assert_eq!(world.buddy.free_frames_count(), 2 * AREA);
     });
 }
+
+/// With more used slots than areas, a slot owns an area only during a refill. Meanwhile another
+/// thread frees the last frame in use, and claims the area. Mutation seen to fail: `take_owned`
+/// without its `release_owned` where slots own no areas ("section I3" of `validate`).
+#[test]
+fn a_refill_without_ownership_against_a_free_and_a_claim() {
+    model("buddy: refill without ownership against claim", 50, || {
+        let world = world(AREA);
+        become_cpu(1);
+        let first = world.buddy.allocate_frames(Order::ZERO).expect("all is free");
+        world.buddy.drain();
+        become_cpu(None);
+        let theirs = Arc::clone(&world);
+        let visitor = thread::spawn(move || {
+            become_cpu(0);
+            theirs.buddy.allocate_frames(Order::ZERO).ok()
+        });
+        world.free(first, Order::ZERO);
+        let whole = world.take(WHOLE);
+        let frame = visitor.join().expect("no panic");
+        assert!(whole.is_none() || frame.is_none(), "there is one area");
+        world.buddy.validate().expect("no slot owns an area");
+        frame.into_iter().for_each(|frame| world.free(frame, Order::ZERO));
+        whole.into_iter().for_each(|whole| world.free(whole, WHOLE));
+        world.buddy.drain();
+        world.buddy.validate().expect("consistent");
+        assert!(world.take(WHOLE).is_some(), "everything is free again");
+    });
+}
