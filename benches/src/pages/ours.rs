@@ -2,60 +2,28 @@
 
 use buddy::{FrameAllocator, Mode, Relocated, Relocation, ZeroedMemory};
 use hosted::{Mapped, Threads};
-use page_frame::{Cpu, CpuId, FrameNumber, FrameRange, Order, PageMapArray};
+use page_frame::{Cpu, FrameNumber, FrameRange, Order, PageMapArray};
 use rustix::mm::{Advice, madvise};
 
 use crate::pages::allocator::SharedPages;
 use crate::pages::workload::AREA_FRAMES;
 
-/// Slots for the threads that use an allocator at once, and for the thread that built it. With too
-/// few areas for each slot, slots own no areas: whole areas then stay fewer under churn.
-#[derive(Clone, Copy)]
-struct FewThreads;
-
-/// Number of slots: two threads, the harness's own, the unowned one of `Threads`, and a spare one.
-const SLOTS: usize = 5;
-
-// SAFETY: the clauses hold for `Threads`. A thread with an id from `SLOTS` on has no slot here.
-unsafe impl Cpu for FewThreads {
-    fn slots(&self) -> usize {
-        SLOTS
-    }
-
-    #[inline]
-    fn pin(&self) -> Option<CpuId> {
-        Threads.pin().filter(|id| id.index() < SLOTS)
-    }
-
-    #[inline(always)]
-    fn pin_known(&self) -> Option<CpuId> {
-        Threads.pin_known().filter(|id| id.index() < SLOTS)
-    }
-
-    #[inline]
-    unsafe fn unpin(&self) {}
-
-    fn fence_all(&self) -> bool {
-        Threads.fence_all()
-    }
-}
-
 /// The `buddy` crate, with a CPU slot for each thread.
 pub(super) struct Ours {
-    buddy: FrameAllocator<'static, FewThreads>,
+    buddy: FrameAllocator<'static, Threads>,
     metadata: Mapped,
 }
 
 impl Ours {
     pub(super) fn new(frames: usize) -> Self {
         let range = [FrameRange::new(FrameNumber::new(0), FrameNumber::new(frames))];
-        let layout =
-            FrameAllocator::<FewThreads>::metadata_layout(&range, SLOTS).expect("a good range");
+        let layout = FrameAllocator::<Threads>::metadata_layout(&range, Threads.slots())
+            .expect("a good range");
         let metadata = Mapped::reserve(layout.size()).expect("memory for metadata");
         // SAFETY: a fresh mapping is zero and page-aligned, and is dropped after the allocator:
         // fields drop in order.
         let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
-        let buddy = FrameAllocator::new_in(zeroed, &range, FewThreads, Mode::Cached);
+        let buddy = FrameAllocator::new_in(zeroed, &range, Threads, Mode::Cached);
         Self { buddy: buddy.expect("a good range"), metadata }
     }
 }
