@@ -290,9 +290,9 @@ fn a_program_on_our_malloc_is_watched_while_it_runs() {
     }
     let own = std::env::current_exe().expect("a path");
     let target = own.ancestors().nth(3).expect("target, profile, deps");
-    // Cargo builds none for tests, as nothing can be linked to it.
+    // Cargo builds none for tests, as nothing can be linked to it. Other tests use this build too.
     let built = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["build", "--quiet", "--release", "-p", "kmalloc-preload", "--target-dir"])
+        .args(["build", "--quiet", "--profile", "preload", "-p", "kmalloc-preload", "--target-dir"])
         .arg(target)
         .status();
     assert!(built.is_ok_and(|status| status.success()), "the library cannot be built");
@@ -302,7 +302,7 @@ fn a_program_on_our_malloc_is_watched_while_it_runs() {
     let mut program = Command::new(&own)
         .args(["--exact", "a_program_on_our_malloc_is_watched_while_it_runs", "--nocapture"])
         .env("WATCHED", "1")
-        .env("LD_PRELOAD", target.join("release/libkmalloc_preload.so"))
+        .env("LD_PRELOAD", target.join("preload/libkmalloc_preload.so"))
         .env("KMALLOC_STATS", &path)
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::null())
