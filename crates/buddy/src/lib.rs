@@ -69,8 +69,8 @@
 //!   deferred frees, it is **reconciled**: the bits of all deferred blocks are cleared together.
 //! - An area has a **placement**, so that blocks of one size and mobility stay together. It may be
 //!   **owned** by a CPU slot, which then refills from it. Ownership is affinity, not a right: every
-//!   CPU may take from every area. Where there are fewer than 128 areas for each slot that was ever
-//!   used, a slot owns an area only during a refill.
+//!   CPU may take from every area. Where the memory has, or may grow to, fewer than 128 areas for
+//!   each slot that was ever used, a slot owns an area only during a refill.
 //!
 //! # Costs
 //! The doc comment of an operation says how its cost grows. Where it says "Longest path counted",

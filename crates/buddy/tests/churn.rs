@@ -3,11 +3,9 @@
 
 mod common;
 
-use std::cell::Cell;
-
 use buddy::Mode;
 use common::{Simulated, range};
-use page_frame::{Cpu, CpuId, FrameNumber, Order};
+use page_frame::{CpuId, FrameNumber, Order, SwitchedCpu};
 use testkit::Random;
 
 /// Frames of an area.
@@ -17,38 +15,17 @@ const FRAMES: usize = 128 * AREA;
 /// Histories whose mean is compared: one history is off by several percent.
 const HISTORIES: u64 = 8;
 
-thread_local! {
-    static CPU: Cell<u32> = const { Cell::new(0) };
-}
-
-/// A machine whose CPUs one thread plays in turn, with this many slots.
-#[derive(Clone, Copy, Debug)]
-struct InTurn(usize);
-
-// SAFETY: each test has an allocator of its own, which one thread uses.
-unsafe impl Cpu for InTurn {
-    fn slots(&self) -> usize {
-        self.0
-    }
-    fn pin(&self) -> Option<CpuId> {
-        Some(CpuId::new(CPU.get()))
-    }
-    unsafe fn unpin(&self) {}
-    fn fence_all(&self) -> bool {
-        true
-    }
-}
-
-/// The blocks that the first `cpus` CPUs hold. Each operation is that of a random one of them.
-struct Churn {
-    buddy: Simulated<InTurn>,
+/// The blocks that the first `cpus` CPUs hold. A random one of these CPUs runs each operation.
+struct Churn<'c> {
+    machine: &'c SwitchedCpu,
+    buddy: Simulated<&'c SwitchedCpu>,
     cpus: usize,
     blocks: Vec<(FrameNumber, Order)>,
     held: usize,
     random: Random,
 }
 
-impl Churn {
+impl Churn<'_> {
     /// Four requests in five are for single frames, the fifth for order 1 to 3, and one in 256 for
     /// an area.
     fn request(&mut self) -> Order {
@@ -61,7 +38,8 @@ impl Churn {
     }
 
     fn switch_cpu(&mut self) {
-        CPU.set(self.random.below(self.cpus) as u32);
+        let cpu = CpuId::new(self.random.below(self.cpus) as u32);
+        self.machine.switch_to(Some(cpu));
     }
 
     fn fill(&mut self, target: usize) {
@@ -91,12 +69,15 @@ impl Churn {
 }
 
 /// Fills memory to nine tenths, churns, frees to a half, and churns again, on `cpus` of `slots`
-/// CPUs. Returns the whole free areas in percent of those that the free frames could form.
+/// CPUs. Returns the whole free areas in percent of those that the free frames could form: the mean
+/// of [`HISTORIES`] histories.
 fn whole_areas(slots: usize, cpus: usize) -> f64 {
     let mut sum = 0.0;
     for seed in 0..HISTORIES {
-        let buddy = Simulated::new(&[range(0, FRAMES)], InTurn(slots), Mode::Cached);
-        let mut churn = Churn { buddy, cpus, blocks: vec![], held: 0, random: Random::new(seed) };
+        let machine = &SwitchedCpu::new(slots);
+        let buddy = Simulated::new(&[range(0, FRAMES)], machine, Mode::Cached);
+        let random = Random::new(seed);
+        let mut churn = Churn { machine, buddy, cpus, blocks: vec![], held: 0, random };
         churn.fill(FRAMES / 10 * 9);
         churn.replace(FRAMES / 2, FRAMES / 10 * 9);
         while churn.held > FRAMES / 2 {

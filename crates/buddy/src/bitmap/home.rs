@@ -8,9 +8,10 @@
 //! others. Decision 40 has the figures: memory stays about as dense.
 //!
 //! A home is advice, not a right. A slot that finds an area only in the home of another slot has
-//! its home there, too; the table names the slot that came last. Where more slots have homes than
-//! there are words of hints, searches ignore all homes. Requests outside a slot have no home and
-//! change none: `search.rs` asks [`Home::has_slot`] first.
+//! its home there, too; the table names the slot that came last. In a memory of fewer than
+//! [`MANY_WORDS`] words of hints, searches ignore all homes once more slots have one than there are
+//! words. Requests outside a slot have no home and change none: `search.rs` asks
+//! [`Home::has_slot`] first.
 //!
 //! # Concurrency
 //! Two slots that search at the same time find the same words. Each claims the word before it takes
@@ -30,11 +31,11 @@ use crate::bitmap::hints::HINT_WORDS;
 /// Number of frames that a word of hints covers.
 const HOME_FRAMES: usize = WORD_BITS * AREA_FRAMES;
 
-/// With this many words of hints, slots have homes however many they are: a guess.
+/// With at least this many words, homes count for any number of slots. The number is a guess.
 const MANY_WORDS: usize = 64;
 
-/// Returns the number of slots for which `areas` areas have a word of hints each. When more slots
-/// have homes, searches ignore all homes.
+/// Returns the largest number of slots that can have a whole word of hints each, of those of
+/// `areas` areas. When more slots have homes, searches ignore all homes.
 pub(super) const fn max_slots(areas: usize) -> usize {
     let words = areas / WORD_BITS;
     if words >= MANY_WORDS { usize::MAX } else { words }

@@ -6,7 +6,7 @@
 //! searches areas of its own placement, then empty areas, then both again from the lowest section
 //! on, then the other placements (`placement.rs`).
 //!
-//! Where several CPU slots have homes (`home.rs`), and not too many for the memory, a slot's
+//! Where several CPU slots have homes, and the memory has words for them (`home.rs`), a slot's
 //! request looks at areas of its placement outside of the homes of other slots, then at empty areas
 //! of its home, then at empty areas outside of the homes of others. Only then it continues as
 //! above.
@@ -349,7 +349,8 @@ impl<'m> Bitmap<'m> {
         };
         let (found, hinted) =
             self.scan_from_bound(maps, scope == Scope::FromLowest, skips, take)?;
-        if own.has_slot() && !own.is_at(hinted.base, hinted.word) {
+        let may_settle = own.start().is_none() || self.has_words_for_homes();
+        if own.has_slot() && may_settle && !own.is_at(hinted.base, hinted.word) {
             self.settle(home, &hinted);
         }
         Some(found)
@@ -359,11 +360,15 @@ impl<'m> Bitmap<'m> {
     fn avoids_homes(&self, home: Home) -> bool {
         // A first home is always claimed: other slots may be looking for theirs. Relaxed, as in
         // `settle`: advice.
-        let is_useful = || {
-            let slots = self.slots_with_homes.load(Ordering::Relaxed);
-            slots > 1 && slots <= self.max_slots_with_homes
-        };
+        let are_others = || self.slots_with_homes.load(Ordering::Relaxed) > 1;
+        let is_useful = || are_others() && self.has_words_for_homes();
         home.has_slot() && (home.start().is_none() || is_useful())
+    }
+
+    /// Returns whether there are enough words of hints for the slots that have homes.
+    fn has_words_for_homes(&self) -> bool {
+        // Relaxed: as above.
+        self.slots_with_homes.load(Ordering::Relaxed) <= self.max_slots_with_homes
     }
 
     /// Moves the home of a slot to the word of `hinted`.

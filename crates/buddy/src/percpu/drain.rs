@@ -91,10 +91,13 @@ fn drain_slot<T: Trace>(frames: &Frames<'_, T>, slot: &mut CpuSlot) -> usize {
 
 /// Releases the owned areas of `slot`. Its next refills search for areas again.
 fn release_owned<T>(frames: &Frames<'_, T>, slot: &mut CpuSlot) {
-    for group in 0..ORDER_GROUPS {
-        if let Some(area) = slot.owned(group) {
-            slot.set_owned(group, None);
-            frames.bitmap().release_owned(area);
-        }
+    (0..ORDER_GROUPS).for_each(|group| release_area(frames, slot, group));
+}
+
+/// Releases the area that `slot` owns for blocks of the order group, if it owns one.
+pub(super) fn release_area<T>(frames: &Frames<'_, T>, slot: &mut CpuSlot, group: usize) {
+    if let Some(area) = slot.owned(group) {
+        slot.set_owned(group, None);
+        frames.bitmap().release_owned(area);
     }
 }

@@ -32,8 +32,9 @@ mod drain;
 mod refill;
 pub(crate) mod slot;
 
-/// Minimum number of areas for each used slot, where slots own areas: 256 MiB. With fewer, owned
-/// areas cost more whole areas than searches without owners do (decision 46). One under loom.
+/// Slots keep the areas that they own only where there are at least this many planned areas for
+/// each used slot: 256 MiB. With fewer, kept areas leave fewer whole areas free than a search at
+/// each refill does (decision 46). One under loom.
 const MIN_AREAS_PER_OWNER: usize = if sync::MODELLED { 1 } else { 128 };
 /// Slots cache blocks of this mobility. Requests of another mobility go to the shared frames.
 const MOBILITY: Mobility = Mobility::Unmovable;
@@ -46,9 +47,9 @@ pub(crate) struct Caches<'m, C> {
     counts: &'m [CachedCount],
     /// Number of slots that were ever entered for a miss. Each slot adds itself once in its life.
     used: AtomicUsize,
-    /// Number of areas that the allocator has.
+    /// Number of areas that the allocator had when it was made.
     areas: usize,
-    /// Number of areas that the allocator plans for.
+    /// Number of planned areas, see `SectionTable::planned_areas`.
     planned: usize,
     /// Whether slots have homes: the mode allows it, and there are several slots.
     has_homes: bool,
@@ -139,8 +140,7 @@ impl<'m, C: Cpu> Caches<'m, C> {
         Some(slot)
     }
 
-    /// Sets up a slot, and counts it as used. A slot that is never entered for a miss decides
-    /// nothing.
+    /// Sets up a slot, and counts it as used.
     #[cold]
     fn set_up(&self, slot: &mut Entered<'_, C>) {
         // Relaxed: as in `used`.
@@ -151,20 +151,21 @@ impl<'m, C: Cpu> Caches<'m, C> {
 
     /// Returns the number of used slots, at least one.
     fn used(&self) -> usize {
-        // Relaxed: advice, which publishes nothing.
+        // Relaxed: a stale count changes only which policy a refill follows.
         self.used.load(Ordering::Relaxed).max(1)
     }
 
-    /// Returns whether slots own areas at this moment: there are enough areas for each used slot.
+    /// Returns whether a slot keeps an area after a refill. A slot that acquired an area when fewer
+    /// slots were used owns it until its next refill of that order group, or a drain.
     #[inline]
-    fn has_owners(&self) -> bool {
+    fn keeps_areas(&self) -> bool {
         self.planned / MIN_AREAS_PER_OWNER >= self.used()
     }
 
-    /// Returns the number of blocks below the area's order that a refill takes, at most `most`. In
-    /// a small memory it takes fewer, so that slots do not hold most of the frames.
+    /// Returns the number of blocks below the area's order that a refill takes: `most`, which is at
+    /// least one. In a small memory it takes fewer, so that slots do not hold most of the frames.
     fn block_batch(&self, most: usize) -> usize {
-        if self.has_owners() { most } else { (self.planned / self.used()).min(most).max(1) }
+        (self.planned / self.used()).clamp(1, most)
     }
 
     /// Returns the number of areas that a refill of whole areas claims: an eighth of a used slot's

@@ -4,28 +4,29 @@
 //! A refill takes blocks from the area that the slot owns for the order group. When the area is
 //! full, it reconciles the area's deferred frees and tries again. If the area stays full, the slot
 //! acquires another one. Where there are few areas for each used slot, the slot releases the area
-//! after the refill, and the next refill acquires the fullest one again. If it finds no area, the
-//! refill searches by hints, for a word of single frames or one block. All of this runs inside the
-//! slot and waits for no lock.
+//! after the refill, and the next refill searches again for one of the fullest. If it finds no
+//! area, the refill searches by hints, for a word of single frames or one block. All of this runs
+//! inside the slot and waits for no lock.
 //!
 //! # Costs
 //! A refill of single frames is one atomic swap for up to a word of them. A refill of orders below
 //! a word's is one atomic operation for up to half a stack. A refill of whole areas is a
 //! compare-exchange for each area and one fence. When the owned area is full, a compare-exchange, a
-//! store with a fence, and a search come on top.
+//! store with a fence, and a search come on top: so at each refill where slots keep no areas.
 
 use page_frame::{Cpu, FrameNumber, Order};
 
 use crate::bitmap::bits::{AREA_ORDER, WORD_ORDER, spread};
 use crate::bitmap::section::MAX_CLAIM_BATCH;
 use crate::frames::Frames;
+use crate::percpu::drain::release_area;
 use crate::percpu::slot::{CpuSlot, FrameWord, MAX_CACHED_ORDER};
 use crate::percpu::{Caches, MOBILITY};
 use crate::trace::Trace;
 
 /// Maximum number of newly acquired areas that a refill tries: other CPUs may empty an owned area
 /// first, when they find nothing elsewhere. The refill may acquire one more and leave it to the
-/// next.
+/// next, where slots keep areas.
 const MAX_ACQUIRED: usize = 3;
 
 impl<C: Cpu> Caches<'_, C> {
@@ -44,7 +45,8 @@ impl<C: Cpu> Caches<'_, C> {
         }
     }
 
-    /// Takes one block of `order`, below an area's, and makes its area the refill area.
+    /// Takes one block of `order`, which is below the area's order, and makes the block's area the
+    /// refill area.
     fn take_hinted<T: Trace>(
         &self,
         frames: &Frames<'_, T>,
@@ -118,7 +120,7 @@ impl<C: Cpu> Caches<'_, C> {
     }
 
     /// Calls `take` with the area that the slot owns for blocks of `order`, and with newly acquired
-    /// areas until it returns a value. Where slots own no areas, it releases the area at once.
+    /// areas until it returns a value. Where slots keep no areas, it releases the area afterwards.
     fn take_owned<T: Trace, R>(
         &self,
         frames: &Frames<'_, T>,
@@ -131,11 +133,9 @@ impl<C: Cpu> Caches<'_, C> {
             if let Some(area) = slot.owned(group) {
                 let taken = take(area)
                     .or_else(|| if frames.reconcile_area(area) > 0 { take(area) } else { None });
-                if taken.is_some() && self.has_owners() {
-                    return taken;
+                if taken.is_none() || !self.keeps_areas() {
+                    release_area(frames, slot, group);
                 }
-                slot.set_owned(group, None);
-                frames.bitmap().release_owned(area);
                 if taken.is_some() {
                     return taken;
                 }
@@ -143,6 +143,9 @@ impl<C: Cpu> Caches<'_, C> {
             frames.reconcile_next();
             let acquired = frames.bitmap().acquire(order, MOBILITY, &mut slot.home)?;
             slot.set_owned(group, Some(acquired));
+        }
+        if !self.keeps_areas() {
+            release_area(frames, slot, group);
         }
         None
     }

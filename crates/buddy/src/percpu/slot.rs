@@ -6,7 +6,8 @@
 //!   that was pushed last. Blocks come from refills, or are freed blocks that lie in the refill
 //!   area or in a dense area. Other freed blocks, and those that find the stack full, are deferred
 //!   (`deferred_free.rs`) or returned.
-//! - The **refill area** of an order is the area that its last refill came from, owned or not.
+//! - The **refill area** of an order is the area that its last refill came from. It need not be
+//!   owned.
 //! - The **remainder** holds the single frames of a refill that found no room in the stack, as bits
 //!   of their word.
 //!
