@@ -12,10 +12,11 @@
 //! The acquiring thread executes the heavy fence (the scheme of `page_frame::PerCpu`). The holder
 //! itself may enter and leave.
 //!
-//! Threads without a number share a counter, and the thread's state (`tls`) says that it is inside.
-//! There it takes no number. An entry inside an entry never waits, also that of a signal handler:
-//! the holder waits for the outer one. (A signal that arrives between the two steps of an entry
-//! without a number, counter and state, is the exception: its handler may wait for the holder.)
+//! Threads without a number share one counter. Such a thread's state in `tls` says that it is
+//! inside; while it is, it gets no number. A nested entry never waits, not even in a signal
+//! handler, because the holder waits for the outer entry. One case is left: a signal arrives
+//! between the two steps of an entry or a leave without a number, which change the counter and the
+//! state. If its handler allocates, it waits for the holder, and the holder for the counter.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 
@@ -44,7 +45,7 @@ const NESTED: usize = 0;
 /// The first of the other entries of threads without a number. Entries of threads with a number are
 /// the numbers plus one.
 const UNNUMBERED_ENTRY: usize = THREAD_SLOTS + 1;
-/// The state of such a thread before its entry; the entry names the index.
+/// The states that a thread without a number may have before it enters. Its entry has the index.
 const STATES: [u32; 3] = [0, tls::TAKING, tls::ENDED];
 
 /// An entry of the fork lock. Dropping it leaves.
@@ -83,11 +84,12 @@ pub(crate) fn enter(number: Option<usize>) -> usize {
     enter_behind_holder(number)
 }
 
-/// Continues [`enter`] for a thread that has just counted its first entry, and found the lock held.
+/// Continues [`enter`] for a thread that has just counted its outermost entry, and found the lock
+/// held. Each entry of a signal handler since then has left.
 #[cold]
 fn enter_behind_holder(number: usize) -> usize {
     let own = &INSIDE[number].0;
-    // Acquire, and the light fence: as in `enter`.
+    // Acquire, and the light fence: as in `enter`. Release: a signal handler may have been inside.
     while HOLDER.load(Ordering::Acquire) != 0 && !is_held_by_caller() {
         own.store(0, Ordering::Release);
         wait_until_free();
@@ -118,7 +120,7 @@ fn enter_unnumbered() -> usize {
             if found == before {
                 return UNNUMBERED_ENTRY + index;
             }
-            // As above.
+            // A signal handler has changed the state: restores what it left, and tries again.
             tls::store(found);
         }
         leave_unnumbered();

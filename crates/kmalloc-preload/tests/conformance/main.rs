@@ -43,8 +43,8 @@ pub(crate) enum End {
 /// How long a check may take.
 const LIMIT: Duration = Duration::from_secs(150);
 
-/// How many checks run at the same time. Many of them wait most of their time. Most others use one
-/// CPU, and none uses memory that two of them cannot have on a machine of 4 GiB.
+/// How many checks run at the same time. Many checks wait most of the time, and most others use one
+/// CPU. Any two fit in 4 GiB of memory.
 const AT_ONCE: usize = 2;
 
 fn main() -> ExitCode {

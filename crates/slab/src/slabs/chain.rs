@@ -29,13 +29,13 @@ pub(crate) struct FreedChain {
 struct Span {
     /// The address of the first object.
     first: usize,
-    /// The bytes of all objects.
+    /// The distance in bytes from the first object to the end of the last one.
     bytes: usize,
     stride: Divisor,
 }
 
 impl Span {
-    /// Returns the index of the object that begins at `address`, if it is one of the slab.
+    /// Returns the index of the object that begins at `address`, if it is an object of the slab.
     #[inline(always)]
     fn index_of(self, address: usize) -> Option<usize> {
         let offset = address.wrapping_sub(self.first);
@@ -94,7 +94,7 @@ impl FreedChain {
         let slab = unsafe { header.as_ref() };
         let cut = if slab.is_cut_by(best) { self.best } else { Cut::of(&slab.geometry(best)) };
         self.header = header;
-        // All geometries of a cache have the same steps between colours.
+        // All geometries of a cache have the same stride, guard and step between colours.
         (self.span.first, self.span.bytes) = (slab.first_object(best), cut.bytes);
         let Some(index) = self.span.index_of(address) else { return false };
         // SAFETY: clause 1 of `links_at`: the place of the links of this slab's geometry.
@@ -103,18 +103,18 @@ impl FreedChain {
         true
     }
 
-    /// Adds the objects at `addresses` in front, up to the first address where no object of this
-    /// slab begins. Returns that one.
+    /// Adds objects in front until an address where no object of this slab begins. Returns that
+    /// address; `None` if all were added.
     ///
     /// # Safety
-    /// 1. The chain has begun. The caller owns the objects that begin at `addresses`, as far as
-    ///    they are objects.
+    /// 1. `begin` returned true, and the chain has not been pushed since. The caller owns each
+    ///    object of this slab that begins at one of `addresses`.
     #[inline]
     pub(crate) unsafe fn add_all(
         &mut self,
         addresses: &mut impl Iterator<Item = usize>,
     ) -> Option<usize> {
-        // In variables of this function, which stay in registers.
+        // Local copies, which stay in registers.
         let Self { span, links, mut head, mut count, .. } = *self;
         let mut other = None;
         for address in addresses {
@@ -132,7 +132,7 @@ impl FreedChain {
         other
     }
 
-    /// Pushes all objects to the slab's free word, and empties the chain.
+    /// Pushes all objects to the slab's free word.
     ///
     /// # Safety
     /// 1. The chain has an object; the caller owns all of them, and gives them up.
@@ -142,6 +142,6 @@ impl FreedChain {
         let slab = unsafe { self.header.as_ref() };
         // SAFETY: clause 1 of `write`: `last` is an object of the slab, which the caller frees.
         let link = |next| unsafe { self.links.write(self.last, next) };
-        slab.word.push_chain(self.head, core::mem::take(&mut self.count), link)
+        slab.word.push_chain(self.head, self.count, link)
     }
 }

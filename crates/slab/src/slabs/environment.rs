@@ -48,18 +48,19 @@ impl<S: System> Environment<S> {
     /// Prefetches the headers and the links of `objects`, whose slabs are cut by `best`, into the
     /// CPU's cache, before the caller takes a lock. Objects that were freed in random order lie in
     /// different slabs, so each header is a cache miss, and each link one more. The prefetches make
-    /// these misses overlap. Objects that seem to be in order, by two pairs of neighbours, lie in
-    /// few slabs: for these it prefetches nothing.
+    /// these misses overlap. If two sampled pairs of neighbours each lie in one slab, the objects
+    /// are probably in order and lie in few slabs: then it prefetches nothing.
     pub(crate) fn prefetch_headers(&self, objects: &[NonNull<u8>], best: &Geometry) {
         if objects.len() < WORTH_FETCHING {
             return;
         }
-        // Most sources align blocks to their size, so that this tells slabs from one another. Of
-        // any other source some headers are prefetched twice, or not.
+        // Most sources align blocks to their size, so the shifted address identifies a slab. For
+        // other sources, and for slabs of lower orders, some headers are fetched twice or not at
+        // all.
         let shift = best.slab_bytes().trailing_zeros();
         let slab_of = |object: NonNull<u8>| object.addr().get() >> shift;
-        let is_in_order = |index| slab_of(objects[index]) == slab_of(objects[index + 1]);
-        if is_in_order(0) && is_in_order(objects.len() / 2) {
+        let share_slab = |index| slab_of(objects[index]) == slab_of(objects[index + 1]);
+        if share_slab(0) && share_slab(objects.len() / 2) {
             return;
         }
         let (links, stride) = (LinksPlace::of(best), Divisor::new(best.stride()));
@@ -75,7 +76,8 @@ impl<S: System> Environment<S> {
                 if tag.is_slab() {
                     let header = owner.cast::<u8>();
                     prefetch(header);
-                    // The colour of the slab is not known yet: it seldom decides the line.
+                    // The slab's colour is not known yet, so the index may be off. The link's line
+                    // is nearly always the same. A prefetch of any address is harmless.
                     let index = || stride.quotient(address & (best.slab_bytes() - 1));
                     match links {
                         LinksPlace::Within => {}

@@ -240,10 +240,10 @@ impl Slabs {
             let found = self.find_slab(environment, address).and_then(|header| {
                 // SAFETY: clause 1 of `begin`: `find_slab` found a slab of this cache. Clause 2:
                 // the caller owns `objects`.
-                let is_object = unsafe { chain.begin(header, address, geometry) };
-                is_object
-                    .then_some(())
-                    .ok_or(Fault::at_address(FaultKind::InteriorPointer, address))
+                match unsafe { chain.begin(header, address, geometry) } {
+                    true => Ok(()),
+                    false => Err(Fault::at_address(FaultKind::InteriorPointer, address)),
+                }
             });
             next = match found {
                 Ok(()) => {

@@ -170,13 +170,14 @@ impl SlabSet {
         }
     }
 
-    /// Takes up to `wanted` objects from the fullest slabs; returns how many. Calls `put` with each
-    /// object and its number, from 0; a later call for the same number replaces the earlier one.
+    /// Takes up to `wanted` objects, at least one, from the fullest slabs; returns how many. Calls
+    /// `put` with each object and its number, from 0; a later call for the same number replaces the
+    /// earlier one.
     ///
     /// With a `mark`, writes it into each object's link, and checks the links. An object is taken
-    /// only if its link names an object of the slab: that of an object that is not free has a mark
-    /// instead. Behind a link that does not, no object of the slab is found any more; those that
-    /// were free are given to nobody. Calls `broken` with the object that has such a link.
+    /// only if its link names an object of the slab; an object in use has a mark there instead. At
+    /// any other link it stops, and calls `broken` with that object. The free objects behind it are
+    /// lost.
     pub(crate) fn take(
         &mut self,
         best: &Geometry,
@@ -216,7 +217,8 @@ impl SlabSet {
                     let following = next(index);
                     // The last free object of a slab links to object 0.
                     let ends = is_last && number + 1 == chain.count;
-                    if index > last || following > if ends { 0 } else { last } {
+                    let highest = if ends { 0 } else { last };
+                    if index > last || following > highest {
                         // SAFETY: clause 1 of `object`: `known` makes it an index of an object.
                         broken(unsafe { slab.object(geometry, known(index)) });
                         count = number;
@@ -237,7 +239,8 @@ impl SlabSet {
                 // belongs in `Full`, even if it is pending already.
                 unsafe { self.relist(header, ListName::Full) };
             } else {
-                // SAFETY: it is in the list that it names.
+                // SAFETY: it is in the list that it names. It is not pending, as that is a list of
+                // `KNOWN` (I2).
                 unsafe { self.sort(header, best) };
             }
             if taken == wanted {
@@ -247,7 +250,7 @@ impl SlabSet {
         taken
     }
 
-    /// Returns the first slab of the fullest ones that have a free object.
+    /// Returns the first slab of the fullest list that is not empty.
     fn fullest(&self) -> Option<NonNull<SlabHeader>> {
         ListName::KNOWN.iter().find_map(|name| self.list(*name).first())
     }

@@ -1,11 +1,12 @@
 //! Division by the distance of objects, which is done for each object that is freed.
 
-/// A divisor with its reciprocal: a division by it is a multiplication.
+/// A divisor, from 1 to 2^32, with its reciprocal. On 64-bit machines a division by it is a
+/// multiplication.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Divisor {
     divisor: usize,
     /// 2^63 / divisor, rounded up: the upper half of its product with twice a number below 2^31 is
-    /// the number's quotient. (Not 2^64 / divisor, which does not fit for a divisor of one.)
+    /// the number's quotient. 2^64 / divisor would not fit for a divisor of one.
     reciprocal: u64,
 }
 
