@@ -144,7 +144,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// take locks and ask the page source. Larger requests take whole pages, exactly as many as
     /// needed where the source can. Example: see [`Kmalloc`].
     ///
-    /// Longest path counted: 21,921 instructions for up to 2,048 bytes (`allocate`).
+    /// Longest path counted: 21,662 instructions for up to 2,048 bytes (`allocate`).
     ///
     /// # Errors
     /// [`OutOfMemory`] when neither a slab nor the page source has room, and for sizes and
@@ -218,7 +218,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
 
     /// Allocates memory for `layout` that reads as zero, up to its
     /// [`usable_size`](Self::usable_size). Skips the zeroing if the page source says that its pages
-    /// are zero. Otherwise O(bytes). Longest path counted: 11,340 instructions for up to 2,048
+    /// are zero. Otherwise O(bytes). Longest path counted: 11,176 instructions for up to 2,048
     /// bytes (`kzalloc`). Example: see [`Kmalloc`].
     ///
     /// # Errors
@@ -260,8 +260,8 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     }
 
     /// Frees an allocation of any size. Costs one load more than [`free_sized`](Self::free_sized).
-    /// Longest path counted: 25,842 instructions for up to 2,048 bytes (`kfree`), 1,128 for up to
-    /// 512 KiB (`kfree-large`), 35,848 for up to 2,048 bytes under [`Hardened`](slab::Hardened)
+    /// Longest path counted: 25,799 instructions for up to 2,048 bytes (`kfree`), 1,128 for up to
+    /// 512 KiB (`kfree-large`), 35,823 for up to 2,048 bytes under [`Hardened`](slab::Hardened)
     /// (`hardened-kfree`).
     ///
     /// An address at which no allocation starts is a [fault](page_frame::Fault) if the page map
@@ -332,7 +332,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     }
 
     /// Frees an allocation for `layout`. A hit is a push in the caller's CPU slot, without a
-    /// look-up. A miss may take locks. Longest path counted: 29,449 instructions for up to 2,048
+    /// look-up. A miss may take locks. Longest path counted: 29,406 instructions for up to 2,048
     /// bytes (`free-sized`). Example: see [`Kmalloc`].
     ///
     /// # Safety

@@ -20,7 +20,7 @@ use crate::zeroed_memory::ZeroedMemory;
 /// address. It never reads or writes a frame. All methods that take `&self` may be called from
 /// every CPU, and from interrupts.
 ///
-/// A run costs what its block costs, and the free of the block's tail. Longest path counted: 8,654
+/// A run costs what its block costs, and the free of the block's tail. Longest path counted: 8,663
 /// instructions to allocate up to 512 pages (`run-allocate`), 4,094 to free (`run-free`), 2,537 to
 /// resize (`run-resize`).
 ///

@@ -259,7 +259,7 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FrameAllocator<'m, C, T, CHECKED
     /// Ranges with few frames in use are tried first. Runs of pages, slabs, and blocks of `order`
     /// and above are not moved. `relocate` may call the allocator; it must not free `from`.
     /// O(frames), and a call for each block in the ranges tried; no lock. Longest path counted:
-    /// 8,970 instructions an area of memory, for order 3 with owners that refuse
+    /// 8,971 instructions an area of memory, for order 3 with owners that refuse
     /// (`page-compact-3`), 26,481 for order 9 (`page-compact-9`).
     ///
     /// Source: Linux's memory compaction (Gorman 2010).

@@ -150,9 +150,9 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
     /// read-modify-write. A miss searches areas: O(areas) at worst. It never waits.
     /// Example: see [`FramePool`].
     ///
-    /// Longest path counted: 10,258 instructions for random orders up to 3 (`page-allocate`),
-    /// 3,813 for order 3 (`page-3-allocate`), 2,085 for order 6 (`page-6-allocate`), 2,021 for
-    /// order 9 (`page-9-allocate`), 1,342 for order 12 (`page-12-allocate`), 40,953 when little
+    /// Longest path counted: 10,269 instructions for random orders up to 3 (`page-allocate`),
+    /// 3,820 for order 3 (`page-3-allocate`), 2,093 for order 6 (`page-6-allocate`), 2,032 for
+    /// order 9 (`page-9-allocate`), 1,342 for order 12 (`page-12-allocate`), 40,962 when little
     /// memory is free (`page-scarce-allocate`), 1,060 an area of memory when the request fails
     /// (`page-fail`).
     ///

@@ -70,7 +70,7 @@ impl<C: Cpu, T: Trace, const CHECKED: bool> FramePool<'_, C, T, CHECKED> {
     /// blocks. If it is below `blocks.len()`, memory ran out.
     ///
     /// The call enters the CPU's slot once for all blocks that the slot can serve. One atomic
-    /// operation takes up to 64 single frames. Longest path counted: 225 instructions a block, with
+    /// operation takes up to 64 single frames. Longest path counted: 226 instructions a block, with
     /// 64 blocks of order 0 (`page-many-allocate`). Example: see [`FramePool`].
     pub fn allocate_many(&self, order: Order, blocks: &mut [FrameNumber]) -> usize {
         let count = self.caches.allocate_bulk(&self.frames, order, blocks);

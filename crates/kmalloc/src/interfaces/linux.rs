@@ -16,11 +16,11 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// targets). Sizes that are powers of two are aligned to themselves, up to
     /// [`LARGEST`](crate::LARGEST).
     ///
-    /// Longest path counted: 12,751 instructions for up to 2,048 bytes (`kmalloc`), 15,541 for the
-    /// first request of a class (`kmalloc-first`), 37,344 for up to 512 KiB (`kmalloc-large`),
-    /// 17,627 for up to 2,048 bytes under [`Hardened`](slab::Hardened) (`hardened-kmalloc`). A
+    /// Longest path counted: 12,593 instructions for up to 2,048 bytes (`kmalloc`), 15,384 for the
+    /// first request of a class (`kmalloc-first`), 37,343 for up to 512 KiB (`kmalloc-large`),
+    /// 17,365 for up to 2,048 bytes under [`Hardened`](slab::Hardened) (`hardened-kmalloc`). A
     /// request that finds no page makes the page source reclaim: O(free objects of all caches), and
-    /// O(pages). Longest path counted: 811,487 instructions in 240 MiB (`kmalloc-scarce`).
+    /// O(pages). Longest path counted: 811,513 instructions in 240 MiB (`kmalloc-scarce`).
     ///
     /// ```
     /// # use kmalloc::Kmalloc;
@@ -92,8 +92,8 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     }
 
     /// Changes the size of what [`kmalloc`](Self::kmalloc) returned, or allocates if `start` is
-    /// `None`. O(bytes) if it moves. Longest path counted: 1,209 instructions for up to 2,048 bytes
-    /// (`krealloc`), 54,483 for up to 512 KiB (`krealloc-large`).
+    /// `None`. O(bytes) if it moves. Longest path counted: 1,169 instructions for up to 2,048 bytes
+    /// (`krealloc`), 54,493 for up to 512 KiB (`krealloc-large`).
     /// Example: see [`Kmalloc::kmalloc`].
     ///
     /// # Errors

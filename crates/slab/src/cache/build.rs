@@ -82,7 +82,7 @@ impl<S: System, K: Hardening> CacheBuilder<'_, S, K> {
     }
 
     /// Builds the cache. Takes no slab yet. May take locks, and ask the page source for memory of
-    /// the cache itself. Longest path counted: 17,943 instructions (`cache-build`).
+    /// the cache itself. Longest path counted: 17,919 instructions (`cache-build`).
     /// Example: see [`CacheBuilder`].
     ///
     /// # Errors

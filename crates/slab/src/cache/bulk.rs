@@ -20,7 +20,7 @@ impl<S: System, K: Hardening> Cache<S, K> {
     /// ran out. If a constructor panics, none is allocated.
     ///
     /// Enters the CPU slot once for all objects that its magazines hold. O(objects).
-    /// Longest path counted: 860 instructions an object of 16 (`cache-many-allocate`).
+    /// Longest path counted: 850 instructions an object of 16 (`cache-many-allocate`).
     ///
     /// ```
     /// # use core::{alloc::Layout, mem::MaybeUninit, ptr::NonNull};
@@ -44,7 +44,7 @@ impl<S: System, K: Hardening> Cache<S, K> {
 
     /// Frees objects, as [`free`](Self::free) does one. Enters the CPU slot once for all objects
     /// that its magazines have room for. If code of the user panics meanwhile, all are freed all
-    /// the same. O(objects). Longest path counted: 949 instructions an object of 16
+    /// the same. O(objects). Longest path counted: 946 instructions an object of 16
     /// (`cache-many-free`). Example: see [`Cache::allocate_many`].
     ///
     /// # Safety

@@ -116,9 +116,9 @@ impl<S: System, K: Hardening> Cache<S, K> {
     /// A hit is a pop in the caller's CPU slot. A miss may take locks and ask the page source: at
     /// most O(objects of a magazine or a slab). Example: see [`Cache`].
     ///
-    /// Longest path counted: 12,308 instructions with objects of 192 bytes (`cache-allocate`),
-    /// 8,091 with 8 bytes (`cache-8-allocate`), 22,982 with 2,048 bytes (`cache-2048-allocate`),
-    /// 1,820 when the page source has no page (`cache-fail`).
+    /// Longest path counted: 12,145 instructions with objects of 192 bytes (`cache-allocate`),
+    /// 7,965 with 8 bytes (`cache-8-allocate`), 22,498 with 2,048 bytes (`cache-2048-allocate`),
+    /// 1,594 when the page source has no page (`cache-fail`).
     ///
     /// # Errors
     /// [`OutOfMemory`] when no slab has an object free and the page source has no block.
@@ -208,7 +208,7 @@ impl<S: System, K: Hardening> Cache<S, K> {
     /// returns at most the objects of a few magazines to their slabs, and the slabs that this
     /// empties to the page source.
     ///
-    /// Longest path counted: 33,624 instructions with objects of 192 bytes (`cache-free`), 11,045
+    /// Longest path counted: 33,581 instructions with objects of 192 bytes (`cache-free`), 11,045
     /// with 8 bytes (`cache-8-free`), 41,234 with 2,048 bytes (`cache-2048-free`).
     ///
     /// If code of the user panics meanwhile (a destructor, or a shrinker that the page source
