@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn what_the_slot_caches_is_shown_block_by_block() {
         let json = show("memory 1024 unit 4K slot\nalloc A order 3\nfree A", 2).expect("a state");
-        assert!(json.contains(r#""plain":"8? 8- "#), "{json}");
+        assert!(json.contains(r#""plain":"8? 8? 16- "#), "{json}");
         assert!(json.contains(r#"[0,8,"cached"]"#), "{json}");
         assert!(json.contains("The CPU's slot keeps the block"), "{json}");
     }
