@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
-use page_frame::{Arena, Order, SingleCpu};
+use page_frame::{Arena, Order, PAGE_SIZE, SingleCpu};
 use slab::{BuildError, Cache, GeometryError, Registry};
 
 type TestRegistry<'a> = Registry<(&'a Arena<'a>, SingleCpu)>;
@@ -38,17 +38,23 @@ fn free_all(cache: &TestCache<'_>, objects: impl IntoIterator<Item = NonNull<u8>
 }
 
 /// Mutations that it catches: a magazine that is filled from the bottom up; objects that stay at
-/// the top of one that is not filled.
+/// the top of one that is not filled; objects of the last page that come last.
 #[test]
-fn objects_of_a_fresh_slab_come_by_ascending_address() {
+fn objects_of_a_fresh_slab_come_by_ascending_address_from_the_last_page_on() {
     with_registry(|_, registry| {
-        for size in [64, 200, 512, 2000] {
+        for size in [64, 200, 512, 1000, 2000] {
             let cache = registry.cache("test", layout(size, 8)).build().expect("fits");
             let capacity = cache.geometry().capacity();
             let objects: Vec<_> =
                 (0..capacity * 10).map(|_| cache.allocate().expect("room for them")).collect();
+            let slab_bytes = cache.geometry().slab_bytes();
             for slab in objects.chunks(capacity) {
-                assert!(slab.is_sorted(), "{size}: {slab:?}");
+                let offsets: Vec<_> =
+                    slab.iter().map(|object| object.addr().get() % slab_bytes).collect();
+                let is_last = |offset: &usize| *offset >= slab_bytes - PAGE_SIZE;
+                let (last, others): (Vec<_>, Vec<_>) = offsets.iter().copied().partition(is_last);
+                assert!(last.is_sorted() && others.is_sorted(), "{size}: {offsets:?}");
+                assert_eq!(offsets, [last, others].concat(), "the last page first");
             }
             free_all(&cache, objects);
         }

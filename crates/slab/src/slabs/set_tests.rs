@@ -31,13 +31,19 @@ impl Memory {
         let geometry = if order == BEST.order() { Some(BEST) } else { BEST.at_lower_order(order) };
         let geometry = geometry.expect("objects fit");
         let pages = NonNull::from(Box::leak(Box::new(Pages([0; 8192]))));
-        let header = SlabHeader::new(NonNull::dangling(), pages.cast(), 0, &geometry);
+        let header = SlabHeader::new(
+            NonNull::dangling(),
+            pages.cast(),
+            0,
+            &geometry,
+            geometry.first_taken(0),
+        );
         let header = NonNull::from(Box::leak(Box::new(header)));
         self.0.push((header, pages));
         // SAFETY: clause 1 of `links`: just made for this geometry; up to twelve links lie in it.
         let links = unsafe { SlabHeader::links(header, &geometry) };
         // SAFETY: clause 1 of `chain_all`: the slab is ours, and has this capacity.
-        unsafe { links.chain_all(geometry.capacity()) };
+        unsafe { links.chain_all(geometry.capacity(), geometry.first_taken(0)) };
         header
     }
 

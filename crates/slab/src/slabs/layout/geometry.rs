@@ -328,6 +328,18 @@ impl Geometry {
         self.guard_bytes() + colour % self.colours() * self.colour_step()
     }
 
+    /// Returns the index of the object that is taken first from a slab of `colour`: the first one
+    /// on the page of the bookkeeping, which building the slab has written to. Object 0 where no
+    /// object begins there.
+    ///
+    /// So the first objects of a slab of several pages cost no page fault of their own.
+    pub(crate) const fn first_taken(&self, colour: usize) -> usize {
+        let Some(bookkeeping) = self.bookkeeping_offset() else { return 0 };
+        let page = bookkeeping - bookkeeping % PAGE_SIZE;
+        let index = page.saturating_sub(self.colour_offset(colour)).div_ceil(self.stride());
+        if index < self.capacity() { index } else { 0 }
+    }
+
     /// Returns the bytes in front of the first object that no colour and no object has.
     #[inline(always)]
     pub(crate) const fn guard_bytes(&self) -> usize {

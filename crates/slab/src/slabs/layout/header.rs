@@ -125,16 +125,17 @@ unsafe impl Linked for SlabHeader {
 }
 
 impl SlabHeader {
-    /// Makes the header of a slab whose objects are all free, the first one on top. The caller
+    /// Makes the header of a slab whose objects are all free, object `first` on top. The caller
     /// writes the links.
     pub(crate) fn new(
         cache: NonNull<()>,
         start: NonNull<u8>,
         colour: usize,
         geometry: &Geometry,
+        first: usize,
     ) -> Self {
         Self {
-            word: FreeWord::new(0, geometry.capacity()),
+            word: FreeWord::new(first, geometry.capacity()),
             cache,
             start,
             pending: UnsafeCell::new(core::ptr::null_mut()),

@@ -94,26 +94,27 @@ impl Links {
         }
     }
 
-    /// Links each of the `capacity` objects of a fresh slab to the next one, and the last to the
-    /// first.
+    /// Links each of the `capacity` objects of a fresh slab to the next one, from `first` on, and
+    /// the last to object 0. So the chain ends with the object before `first`.
     ///
     /// # Safety
     /// 1. The slab has `capacity` objects, all of them the caller's, and no other code has it.
-    pub(crate) unsafe fn chain_all(self, capacity: usize) {
+    ///    `first` is one of them.
+    pub(crate) unsafe fn chain_all(self, capacity: usize, first: usize) {
         match self {
             // One loop for each width: the compiler writes many bytes at once.
-            Self::Short(first) => {
+            Self::Short(bytes) => {
                 for index in 0..capacity {
                     // SAFETY: clause 1: there is a byte for each object.
-                    let link = unsafe { first.add(index) };
+                    let link = unsafe { bytes.add(index) };
                     // SAFETY: clause 1: no other code uses the links.
                     unsafe { link.write((index + 1) as u8) };
                 }
             }
-            Self::Long(first) => {
+            Self::Long(halves) => {
                 for index in 0..capacity {
                     // SAFETY: clause 1: there are two bytes for each object.
-                    let link = unsafe { first.add(index) };
+                    let link = unsafe { halves.add(index) };
                     // SAFETY: clause 1: no other code uses the links.
                     unsafe { link.write((index + 1) as u16) };
                 }
@@ -125,8 +126,11 @@ impl Links {
                 }
             }
         }
-        // SAFETY: clause 1 is clause 1 of `write`.
-        unsafe { self.write(capacity - 1, 0) };
+        // The last of all objects, and the last of the chain where that is another one.
+        for last in [capacity - 1, first.wrapping_sub(1).min(capacity - 1)] {
+            // SAFETY: clause 1 is clause 1 of `write`.
+            unsafe { self.write(last, 0) };
+        }
     }
 
     /// Writes the mark of object `index`.

@@ -58,9 +58,10 @@ pub(crate) unsafe fn write_header<K: Hardening>(
     // SAFETY: clause 2: the links lie in front of the header, in the same memory.
     let header = unsafe { memory.add(geometry.links_bytes()) }.cast::<SlabHeader>();
     let (capacity, colour) = (geometry.capacity(), colour % geometry.colours());
+    let first = if K::SHUFFLE { 0 } else { geometry.first_taken(colour) };
     // SAFETY: clause 2: room for a header; links are whole lines of 64 bytes, and therefore
     // aligned.
-    unsafe { header.write(SlabHeader::new(identity, start, colour, geometry)) };
+    unsafe { header.write(SlabHeader::new(identity, start, colour, geometry, first)) };
     // SAFETY: clause 1 of `links`: the header was just written for this geometry, in the caller's
     // memory.
     let links = unsafe { SlabHeader::links(header, geometry) };
@@ -75,7 +76,7 @@ pub(crate) unsafe fn write_header<K: Hardening>(
         unsafe { shuffle(links, capacity, seed) };
     } else {
         // SAFETY: clause 1 of `chain_all`: the caller owns the slab, which has this capacity.
-        unsafe { links.chain_all(capacity) };
+        unsafe { links.chain_all(capacity, first) };
     }
     // SAFETY: clause 1: the caller owns the pages.
     unsafe { source.set_owner(start, geometry.order().pages(), settings.tag, header.cast()) };
