@@ -90,7 +90,10 @@ fn value_of<'t>(text: &'t [u8], name: &str) -> Option<&'t [u8]> {
 }
 
 /// Looks the variable up in the first 16 KiB of `/proc/self/environ`, which holds the environment
-/// of the process's start.
+/// of the process's start. A function of its own, so that only its callers get a stack of that
+/// size: each page of a stack that is touched costs a page fault.
+#[cold]
+#[inline(never)]
 fn in_proc<R>(name: &str, look: impl FnOnce(&[u8]) -> R) -> Option<R> {
     let mut buffer = [0; 16 << 10];
     // SAFETY: the path ends with zero.

@@ -103,6 +103,9 @@ pub(crate) fn replace(write: impl FnOnce(c_int) -> Result<(), c_int>) -> Result<
     outcome
 }
 
+/// A function of its own, so that only a process that writes statistics has stack for two paths.
+#[cold]
+#[inline(never)]
 fn replace_at(
     path: &[u8],
     write: impl FnOnce(c_int) -> Result<(), c_int>,
