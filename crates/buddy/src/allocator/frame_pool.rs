@@ -110,9 +110,8 @@ impl<'m, C: Cpu> FramePool<'m, C> {
     pub(crate) fn new(carved: Carved<'m>, cpu: C, mode: Mode) -> Self {
         let Carved { mut bitmap, tags, deferred, slots, counts } = carved;
         bitmap.set_fills_used_areas_first(mode == Mode::Dense);
-        let areas = bitmap.table().frames() / AREA_FRAMES;
-        let planned = bitmap.table().planned_areas();
-        let caches = Caches::new(slots, counts, cpu, [areas, planned], mode == Mode::Plain);
+        let areas = [bitmap.table().first_areas(), bitmap.table().planned_areas()];
+        let caches = Caches::new(slots, counts, cpu, areas, mode == Mode::Plain);
         // Homes lie apart: memory that costs nothing until it is touched is not for them.
         let caches = if mode == Mode::Cached { caches.with_homes() } else { caches };
         Self { frames: Frames::new(bitmap, tags, deferred), caches, mode }

@@ -59,7 +59,7 @@ pub(crate) fn add_section<'m, T: Trace>(
     let section = unsafe { added_section(metadata.start(), bitmap.bounds(), index) };
     let base = number * SECTION_FRAMES;
     section.reserve_absent(base, &[range]);
-    cell.put(section, range);
+    table.put(section, range);
     // The hints are set after the pointer: a search that follows a hint finds the section.
     section.publish_all(base, &[range]);
     frames.trace_free_range(range);

@@ -219,11 +219,6 @@ impl Line {
             self.0[word].set_bits(frames);
         }
     }
-
-    /// Takes all frames for ever, in a line that no other CPU sees yet.
-    pub(crate) fn reserve_all(&self) {
-        self.0.iter().for_each(|word| word.store_unpublished(usize::MAX));
-    }
 }
 
 #[cfg(test)]
@@ -326,7 +321,7 @@ mod tests {
     fn a_take_finds_the_best_fit_or_nothing() {
         let undo = || panic!("there is no other thread");
         let line = Line::zero();
-        line.reserve_all();
+        line.reserve(0, AREA_FRAMES);
         assert_eq!((line.take(0, undo), line.free_frames(), line.take_word()), (None, 0, None));
         line.clear(6, 0b1111_0000_0001);
         assert_eq!((line.free_frames(), line.is_clear()), (5, false));

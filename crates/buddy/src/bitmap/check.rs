@@ -27,8 +27,8 @@ pub(crate) fn violated_invariant(
         return Some("I2: the bits of a whole area are clear");
     }
     let absent = absent_frames(base + area * AREA_FRAMES, ranges);
-    let is_taken = |(bits, absent): (&usize, &usize)| bits & absent == *absent;
-    if !bits.iter().zip(&absent).all(is_taken) {
+    let is_taken = |(taken, absent): (&usize, &usize)| taken & absent == *absent;
+    if !section.taken(area).iter().zip(&absent).all(is_taken) {
         return Some("bitmap: frames that do not exist are taken for ever");
     }
     if entry.is_open() && has_free && !section.hints.has_any(area) {

@@ -199,7 +199,8 @@ mod tests {
             let hints = Hints::new(&maps[index], &bounds, index);
             Section::new(&lines[index], &entries[index], hints)
         });
-        let cells = [0, 1].map(|index| SectionCell::new(Some(&sections[index])));
+        let cells = [SectionCell::zero(), SectionCell::zero()];
+        (0..2).for_each(|index| cells[index].put_from_start(&sections[index]));
         let span = FrameRange::new(FrameNumber::new(FIRST), FrameNumber::new(3 * FIRST));
         let ranges = [span];
         let bitmap = Bitmap::new(SectionTable::new(&cells, &ranges, span), &bounds);
@@ -222,7 +223,7 @@ mod tests {
     #[test]
     fn a_pass_takes_the_first_block_of_exactly_the_order() {
         with_bitmap(|bitmap, [first, second]| {
-            first.lines[0].reserve_all();
+            first.lines[0].reserve(0, AREA_FRAMES);
             assert_eq!(bitmap.take_in_one_pass(order(0)), at(AREA_FRAMES));
             assert_eq!(first.lines[1].free_frames(), AREA_FRAMES - 1);
             assert_eq!(bitmap.take_in_one_pass(order(AREA_ORDER - 1)), at(AREA_FRAMES * 3 / 2));
@@ -236,7 +237,7 @@ mod tests {
             assert!(first.is_whole(5) && !first.is_whole(3) && !first.is_whole(6));
             assert_eq!(bitmap.take_in_one_pass(order(SECTION_ORDER)), at(SECTION_FRAMES));
             assert!((0..SECTION_AREAS).all(|area| second.is_whole(area)));
-            (3..SECTION_AREAS).for_each(|area| first.lines[area].reserve_all());
+            (3..SECTION_AREAS).for_each(|area| first.lines[area].reserve(0, AREA_FRAMES));
             assert_eq!(bitmap.take_in_one_pass(order(AREA_ORDER)), None);
             assert_eq!(bitmap.take_in_one_pass(order(AREA_ORDER - 2)), at(AREA_FRAMES * 5 / 4));
         });
@@ -248,7 +249,7 @@ mod tests {
     fn a_failed_pass_is_repeated_if_something_was_undone_or_undecided() {
         with_bitmap(|bitmap, sections| {
             let lines = sections.iter().flat_map(|section| section.lines);
-            lines.for_each(|line| line.reserve_all());
+            lines.for_each(|line| line.reserve(0, AREA_FRAMES));
             // Returns how often a request asks for undecided areas, twice in a pass. `answer` gets
             // the number of the question, from 0.
             let questions = |answer: &dyn Fn(usize) -> bool| {

@@ -168,6 +168,11 @@ impl Entries {
         self.0[area].store(entry.0);
     }
 
+    /// Sets the entry of `area` in a section that no other CPU sees yet.
+    pub(super) fn set_unpublished(&self, area: usize, entry: Entry) {
+        self.0[area].store_unpublished(entry.0);
+    }
+
     /// Sets the entry of `area` as the last access of a claim or a free (Release).
     #[inline(always)]
     pub(super) fn release(&self, area: usize, entry: Entry) {

@@ -6,8 +6,8 @@
 //! skip owned areas, but a request that finds nothing else takes from them too.
 //!
 //! # Invariants
-//! - I1: an area whose entry is whole belongs to one block. Its bits are clear, except for strays
-//!   about to be undone.
+//! - I1: an area whose entry is whole belongs to one block, or has no frames. Its bits are clear,
+//!   except for strays about to be undone.
 //! - I2: an open area with a free frame has a hint, or a call is between freeing the frame and
 //!   publishing. Hints may be stale or double, never missing: every path to an open entry ends in
 //!   [`publish`](Section::publish) or in [`open_empty`](Section::open_empty), and so does the free

@@ -14,7 +14,7 @@
 
 use core::marker::PhantomData;
 
-use page_frame::sync::{AtomicPtr, AtomicUsize, Guard, Lock, Ordering};
+use page_frame::sync::{AtomicPtr, AtomicUsize, Guard, Lock, Ordering, Zeroable};
 use page_frame::{FrameNumber, FrameRange};
 
 use crate::bitmap::bits::{AREA_FRAMES, SECTION_FRAMES};
@@ -39,17 +39,24 @@ pub(crate) struct SectionCell<'m> {
     sections_are_shared: PhantomData<&'m Section<'m>>,
 }
 
-impl<'m> SectionCell<'m> {
-    /// Makes the cell of a section from the start, or an empty cell.
-    pub(crate) fn new(section: Option<&'m Section<'m>>) -> Self {
-        let section = section
-            .map_or(core::ptr::null_mut(), |section| core::ptr::from_ref(section).cast_mut());
+// SAFETY: clause 1: three atomics, each valid when zero, and a value without bytes. Zero bytes are
+// an empty cell.
+unsafe impl Zeroable for SectionCell<'_> {
+    fn zero() -> Self {
         Self {
-            section: AtomicPtr::new(section),
-            added_start: AtomicUsize::new(0),
-            added_end: AtomicUsize::new(0),
+            section: Zeroable::zero(),
+            added_start: Zeroable::zero(),
+            added_end: Zeroable::zero(),
             sections_are_shared: PhantomData,
         }
+    }
+}
+
+impl<'m> SectionCell<'m> {
+    /// Puts a section from the start into an empty cell of a table that no other CPU sees yet.
+    pub(crate) fn put_from_start(&self, section: &'m Section<'m>) {
+        // Relaxed: who hands the table to other CPUs orders it.
+        self.section.store(core::ptr::from_ref(section).cast_mut(), Ordering::Relaxed);
     }
 
     /// Returns the section, if there is one.
@@ -57,14 +64,14 @@ impl<'m> SectionCell<'m> {
     pub(crate) fn get(&self) -> Option<&'m Section<'m>> {
         // Acquire: pairs with the Release in `put`; sees the section as it was built.
         let section = self.section.load(Ordering::Acquire);
-        // SAFETY: `new`, `put` and `take` store null, or a reference that lives until `take` and is
-        // never written through. By clause 1 of `take`, no reference from here is used after it.
+        // SAFETY: null, or a reference that lives until `take` and is never written through:
+        // `put_from_start`, `put` and `take` store nothing else. By clause 1 of `take`, no
+        // reference from here is used after it.
         unsafe { section.as_ref() }
     }
 
-    /// Puts a section with the frames of `range` into an empty cell. The caller holds the table's
-    /// lock.
-    pub(crate) fn put(&self, section: &'m Section<'m>, range: FrameRange) {
+    /// As [`SectionTable::put`].
+    fn put(&self, section: &'m Section<'m>, range: FrameRange) {
         // Relaxed: published by the store of the pointer.
         self.added_start.store(range.start.get(), Ordering::Relaxed);
         self.added_end.store(range.end.get(), Ordering::Relaxed);
@@ -109,6 +116,9 @@ pub(crate) struct SectionTable<'m> {
     /// The number of the section in the first cell.
     first: usize,
     cells: &'m [SectionCell<'m>],
+    /// No cell from this index on ever had a section. Searches end here: a table with room for a
+    /// terabyte has a thousand cells, and a small heap uses one.
+    used: AtomicUsize,
     /// The frames that exist from the start, ascending.
     from_start: &'m [FrameRange],
     /// From the first frame to the last that exists or may be added.
@@ -128,7 +138,9 @@ impl<'m> SectionTable<'m> {
         span: FrameRange,
     ) -> Self {
         let first = section_number(span.start);
-        Self { first, cells, from_start, span, adding: Lock::new(()), claims: Lock::new(()) }
+        let end = from_start.last().map_or(first, |last| section_end(*last));
+        let (used, adding, claims) = (AtomicUsize::new(end - first), Lock::new(()), Lock::new(()));
+        Self { first, cells, used, from_start, span, adding, claims }
     }
 
     /// Returns the range from the first frame to the last that exists or may be added, holes
@@ -143,13 +155,30 @@ impl<'m> SectionTable<'m> {
         self.cells.len()
     }
 
+    /// Returns the cells up to the last that ever had a section.
+    #[inline]
+    fn used(&self) -> &'m [SectionCell<'m>] {
+        // Relaxed: a call that begins after a section was added sees the new number. To a call at
+        // the same time the section may be absent.
+        &self.cells[..self.used.load(Ordering::Relaxed)]
+    }
+
+    /// Puts a section with the frames of `range` into its empty cell. The caller holds the table's
+    /// lock.
+    pub(crate) fn put(&self, section: &'m Section<'m>, range: FrameRange) {
+        let index = self.index(range.start);
+        self.cells[index].put(section, range);
+        // Relaxed: as in `used`.
+        self.used.fetch_max(index + 1, Ordering::Relaxed);
+    }
+
     /// Iterates over the sections from cell `first` on: the index of each, its first frame, and
     /// itself.
     pub(super) fn sections_from(
         &self,
         first: usize,
     ) -> impl Iterator<Item = (usize, usize, &'m Section<'m>)> {
-        self.cells.iter().enumerate().skip(first).filter_map(move |(index, cell)| {
+        self.used().iter().enumerate().skip(first).filter_map(move |(index, cell)| {
             cell.get().map(|section| (index, (self.first + index) * SECTION_FRAMES, section))
         })
     }
@@ -194,7 +223,7 @@ impl<'m> SectionTable<'m> {
     /// added. Ranges that touch are one.
     pub(crate) fn ranges(&self) -> impl Iterator<Item = FrameRange> {
         let mut from_start = self.from_start.iter().copied().peekable();
-        let mut added = self.cells.iter().filter_map(SectionCell::added).peekable();
+        let mut added = self.used().iter().filter_map(SectionCell::added).peekable();
         merged(core::iter::from_fn(move || match (from_start.peek(), added.peek()) {
             (Some(one), Some(other)) if other.start < one.start => added.next(),
             (Some(_), _) => from_start.next(),
@@ -224,11 +253,16 @@ impl<'m> SectionTable<'m> {
         self.from_start == [self.span]
     }
 
-    /// Returns the number of areas that an allocator plans for: those that exist, or with room for
-    /// many more, all that there is room for. A heap begins small and grows.
+    /// Returns the number of areas that exist from the start. O(ranges).
+    pub(crate) fn first_areas(&self) -> usize {
+        self.from_start.iter().map(|range| range.frames()).sum::<usize>() / AREA_FRAMES
+    }
+
+    /// Returns the number of areas that an allocator plans for: those that exist from the start, or
+    /// with room for many more, all that there is room for. A heap begins small and grows.
     pub(crate) fn planned_areas(&self) -> usize {
-        let [now, room] = [self.frames(), self.span.frames()].map(|frames| frames / AREA_FRAMES);
-        if room >= MUCH_ROOM && room >= MUCH_GROWTH * now { room } else { now }
+        let (first, room) = (self.first_areas(), self.span.frames() / AREA_FRAMES);
+        if room >= MUCH_ROOM && room >= MUCH_GROWTH * first { room } else { first }
     }
 
     /// Returns the number of frames.
@@ -252,10 +286,59 @@ pub(crate) fn merged(ranges: impl Iterator<Item = FrameRange>) -> impl Iterator<
 
 /// Returns whether `range`, which is not empty, has frames of more than one section.
 fn is_in_several_sections(range: FrameRange) -> bool {
-    section_number(range.start) != section_number(FrameNumber::new(range.end.get() - 1))
+    section_number(range.start) + 1 != section_end(range)
+}
+
+/// Returns the number of the section after the last that has frames of `range`, which is not empty.
+fn section_end(range: FrameRange) -> usize {
+    section_number(FrameNumber::new(range.end.get() - 1)) + 1
 }
 
 /// Returns the number of the section that `frame` lies in.
 pub(crate) fn section_number(frame: FrameNumber) -> usize {
     frame.get() / SECTION_FRAMES
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    extern crate std;
+
+    use std::boxed::Box;
+    use std::vec::Vec;
+
+    use page_frame::sync::Zeroable;
+
+    use super::*;
+    use crate::bitmap::entry::Entries;
+    use crate::bitmap::hints::{Bounds, HintMaps, Hints};
+    use crate::bitmap::section::Lines;
+
+    /// Mutations that it catches: a search that ends before the last section; a number of used
+    /// cells that falls when a section is added below others; one that counts all cells.
+    #[test]
+    fn searches_end_at_the_last_section_that_was_added() {
+        let lines: Box<Lines> = Box::new(Zeroable::zero());
+        let entries: Box<Entries> = Box::new(Zeroable::zero());
+        let maps: Box<HintMaps> = Box::new(Zeroable::zero());
+        let bounds = Bounds::new();
+        let section = Section::new(&lines, &entries, Hints::new(&maps, &bounds, 0));
+        let cells: [SectionCell<'_>; 9] = Zeroable::zero();
+        let sections = |first: usize, end: usize| {
+            let [start, end] = [first, end].map(|at| FrameNumber::new((5 + at) * SECTION_FRAMES));
+            FrameRange::new(start, end)
+        };
+        let first = [sections(0, 2)];
+        for cell in &cells[..2] {
+            cell.put_from_start(&section);
+        }
+        let table = SectionTable::new(&cells, &first, sections(0, 9));
+        let found = || table.sections_from(0).map(|(index, ..)| index).collect::<Vec<_>>();
+        assert_eq!((table.used().len(), found()), (2, [0, 1].into()));
+        for (added, used, now) in [(6, 7, [0, 1, 6].to_vec()), (3, 7, [0, 1, 3, 6].to_vec())] {
+            table.put(&section, sections(added, added + 1));
+            assert_eq!((table.used().len(), found()), (used, now));
+        }
+        assert!(table.ranges().eq([sections(0, 2), sections(3, 4), sections(6, 7)]));
+        assert_eq!((table.first_areas(), table.frames()), (1024, 4 * SECTION_FRAMES));
+    }
 }

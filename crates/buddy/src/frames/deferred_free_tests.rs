@@ -272,8 +272,9 @@ fn with_bitmap(test: impl FnOnce(&DeferredFrees<'_>, &World<'_>)) {
     let hints = Hints::new(&maps, &bounds, 0);
     let section = Section::new(&lines, &entries, hints);
     let line = &lines[FIRST + AREA];
-    line.reserve_all();
-    let cells = [SectionCell::new(Some(&section))];
+    line.reserve(0, AREA_FRAMES);
+    let cells = [SectionCell::zero()];
+    cells[0].put_from_start(&section);
     let start = FrameNumber::new(FIRST * AREA_FRAMES);
     let span = FrameRange::new(start, FrameNumber::new(start.get() + PAGES));
     let ranges = [span];

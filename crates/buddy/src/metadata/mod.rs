@@ -201,13 +201,10 @@ impl Plan {
         let ranges = unsafe { fill(at(self.ranges_at), count, &mut next) };
         // SAFETY: clause 1: room for the bounds, aligned to 64.
         let bounds = &unsafe { fill(at(self.bounds_at), 1, |_| Bounds::new()) }[0];
-        let mut present = 0;
-        let mut section = |index: usize| {
-            if !has_frames(self.first_section + index, ranges) {
-                return None;
-            }
-            let number = present;
-            present += 1;
+        // SAFETY: clause 1: zeroed room for the table, aligned to 64.
+        let table: &[SectionCell<'_>] = unsafe { slice_in(at(self.table_at), self.sections) };
+        let has_frames = |index: &usize| has_frames(self.first_section + index, ranges);
+        for (number, index) in (0..self.sections).filter(has_frames).enumerate() {
             let place =
                 at(self.sections_at + number * size_of::<Section<'_>>().next_multiple_of(64));
             // SAFETY: clause 1: the plan counted the sections that are present.
@@ -217,12 +214,8 @@ impl Plan {
             let base = (self.first_section + index) * SECTION_FRAMES;
             section.reserve_absent(base, ranges);
             section.publish_all(base, ranges);
-            Some(section)
-        };
-        // SAFETY: clause 1: room for the table, aligned to 64.
-        let table = unsafe {
-            fill(at(self.table_at), self.sections, |index| SectionCell::new(section(index)))
-        };
+            table[index].put_from_start(section);
+        }
         // SAFETY: clause 1: zeroed room for the slots, aligned to 64.
         let slots = unsafe { slice_in_mut(at(self.slots_at), self.slots) };
         // SAFETY: clause 1: zeroed room for a count of each slot, aligned to 64.
