@@ -36,14 +36,14 @@ impl Memory {
             pages.cast(),
             0,
             &geometry,
-            geometry.first_taken(0),
+            geometry.first_taken(),
         );
         let header = NonNull::from(Box::leak(Box::new(header)));
         self.0.push((header, pages));
         // SAFETY: clause 1 of `links`: just made for this geometry; up to twelve links lie in it.
         let links = unsafe { SlabHeader::links(header, &geometry) };
         // SAFETY: clause 1 of `chain_all`: the slab is ours, and has this capacity.
-        unsafe { links.chain_all(geometry.capacity(), geometry.first_taken(0)) };
+        unsafe { links.chain_all(geometry.capacity(), geometry.first_taken()) };
         header
     }
 

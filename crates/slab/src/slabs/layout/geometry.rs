@@ -94,6 +94,7 @@ pub struct Geometry {
     capacity: u32,
     leftover: u32,
     step: u32,
+    first_taken: u32,
 }
 
 /// Why there is no slab for such objects.
@@ -278,9 +279,13 @@ impl Geometry {
         let inside = (within == outside && !leaves_pages) || (within > 0 && stride <= SMALL);
         let capacity = if inside { within } else { outside };
         let used = capacity * stride + if inside { bookkeeping(capacity) } else { 0 };
+        // Of colour 0. In slabs of other colours this object begins later on the same page.
+        let page = block.bytes().saturating_sub(bookkeeping(capacity)) / PAGE_SIZE * PAGE_SIZE;
+        let first = page.saturating_sub(guard as usize).div_ceil(stride);
+        let first_taken = if inside && first < capacity { narrow(first) } else { 0 };
         let (stride, leftover) = (narrow(stride), narrow(bytes - used));
         let (order, capacity, step) = (block.get(), narrow(capacity), narrow(step));
-        Some(Self { order, inside, guard, stride, capacity, leftover, step })
+        Some(Self { order, inside, guard, stride, capacity, leftover, step, first_taken })
     }
 
     /// Returns the order of a slab. Example: see [`Geometry`].
@@ -328,16 +333,13 @@ impl Geometry {
         self.guard_bytes() + colour % self.colours() * self.colour_step()
     }
 
-    /// Returns the index of the object that is taken first from a slab of `colour`: the first one
-    /// on the page of the bookkeeping, which building the slab has written to. Object 0 where no
-    /// object begins there.
+    /// Returns the index of the object that is taken first from a slab: the first one on the page
+    /// of the bookkeeping, which building the slab has written to. Object 0 where no object begins
+    /// there.
     ///
     /// So the first objects of a slab of several pages cost no page fault of their own.
-    pub(crate) const fn first_taken(&self, colour: usize) -> usize {
-        let Some(bookkeeping) = self.bookkeeping_offset() else { return 0 };
-        let page = bookkeeping - bookkeeping % PAGE_SIZE;
-        let index = page.saturating_sub(self.colour_offset(colour)).div_ceil(self.stride());
-        if index < self.capacity() { index } else { 0 }
+    pub(crate) const fn first_taken(&self) -> usize {
+        self.first_taken as usize
     }
 
     /// Returns the bytes in front of the first object that no colour and no object has.

@@ -58,7 +58,7 @@ pub(crate) unsafe fn write_header<K: Hardening>(
     // SAFETY: clause 2: the links lie in front of the header, in the same memory.
     let header = unsafe { memory.add(geometry.links_bytes()) }.cast::<SlabHeader>();
     let (capacity, colour) = (geometry.capacity(), colour % geometry.colours());
-    let first = if K::SHUFFLE { 0 } else { geometry.first_taken(colour) };
+    let first = if K::SHUFFLE { 0 } else { geometry.first_taken() };
     // SAFETY: clause 2: room for a header; links are whole lines of 64 bytes, and therefore
     // aligned.
     unsafe { header.write(SlabHeader::new(identity, start, colour, geometry, first)) };
