@@ -99,6 +99,7 @@ impl<'a, G> Forking<'a, G> {
     pub unsafe fn end_in_child(self, end_in_caches: impl FnOnce(G)) {
         let Self { frozen, lock, .. } = self;
         let own = tls::number();
+        let had_others = threads::are_others(own);
         if let Some((pages, caches)) = frozen {
             threads::forget_others();
             end_in_caches(caches);
@@ -106,7 +107,7 @@ impl<'a, G> Forking<'a, G> {
                 core::mem::forget(pages);
             }
         }
-        fork_lock::release_in_child(own);
+        fork_lock::release_in_child(own, had_others);
         drop(lock);
     }
 }

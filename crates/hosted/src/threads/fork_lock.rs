@@ -215,12 +215,13 @@ pub(crate) fn release() {
     HOLDER.store(0, Ordering::Release);
 }
 
-/// Releases the lock in a child of `fork`, whose only thread is the caller.
-pub(crate) fn release_in_child(own: Option<usize>) {
-    for (number, depth) in INSIDE.iter().enumerate() {
-        if own != Some(number) {
-            depth.0.store(0, Ordering::Relaxed);
-        }
+/// Releases the lock in a child of `fork`, whose only thread is the caller. Where `had_others` is
+/// false, no other thread had a number: then the depths of the others stay untouched, as each page
+/// of memory that a child writes to is copied.
+pub(crate) fn release_in_child(own: Option<usize>, had_others: bool) {
+    let others = INSIDE.iter().enumerate().filter(|(number, _)| own != Some(*number));
+    for (_, depth) in others.filter(|_| had_others) {
+        depth.0.store(0, Ordering::Relaxed);
     }
     UNNUMBERED.store(0, Ordering::SeqCst);
     release();
